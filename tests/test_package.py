@@ -6,8 +6,10 @@ import ast
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 from support import stack
@@ -26,6 +28,23 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
     }
     assert names == wanted
     assert "supervisor_memreap/py.typed" in names
+
+
+def test_the_source_distribution_holds_all_from_which_the_tests_run(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(
+        stack.ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "*.egg-info", "__pycache__", ".hypothesis"),
+    )
+    build = [sys.executable, "-m", "build", "-q", "--sdist", str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (archive,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        packed = {name.partition("/")[2] for name in files.getnames()}
+    present = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    made = {name for name in present if name.startswith("dist/") or ".egg-info/" in name}
+    assert present - made - packed == {".gitignore"}
 
 
 def test_its_metadata_is_that_of_setup_cfg(wheel):
