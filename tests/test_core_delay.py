@@ -149,7 +149,7 @@ def test_a_worker_that_must_not_be_signalled_while_busy_is_overdue_once_a_kept_c
 def test_without_ptrace_the_signal_for_busy_workers_and_its_cost_are_reported():
     detail = WorkerDetail(0, True, FCGI)
     why = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(has_boundary=False))
-    assert "after idle_wait=60 s, busy workers are sent USR1 too (0 of 793" in why.text
+    assert "after idle_wait=60 s, busy workers are sent USR1 too (0 of 300" in why.text
     assert "CAP_SYS_PTRACE" in why.text
     deaf = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(has_boundary=False, is_deaf=True))
     assert "workers have no handler for USR1" in deaf.text

@@ -31,8 +31,8 @@ EXAMPLES = [
     ),
     (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent between two requests"),
     (
-        events.Signalled(*STAMP, WORKER, OVER, "USR1", SentMoment.BUSY, 60.0, "0 of 793 lost a request"),
-        "USR1 sent while busy, since it was not seen between two requests for 60 s (0 of 793 lost a request)",
+        events.Signalled(*STAMP, WORKER, OVER, "USR1", SentMoment.BUSY, 60.0, "0 of 300 lost a request"),
+        "USR1 sent while busy, since it was not seen between two requests for 60 s (0 of 300 lost a request)",
     ),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),

@@ -22,10 +22,12 @@ from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.rows import MemoryRow, PoolRow, WorkerRow
 from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS
+from supervisor_memreap.doctor import recycling
 from supervisor_memreap.outputs import fields
 
 (COMMANDS,) = [list(action.choices) for action in parser()._actions if isinstance(action.choices, dict)]
-DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md"))]
+SAFETY = stack.ROOT / "tests/SAFETY.md"
+DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md")), SAFETY]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -38,8 +40,8 @@ def test_every_named_test_exists(document):
     assert missing == []
 
 
-def test_the_safety_page_names_tests():
-    assert len(re.findall(r"`test_\w+\.py::test_\w+`", (stack.ROOT / "docs/safety.md").read_text())) > 30
+def test_the_list_of_checks_names_tests():
+    assert len(re.findall(r"`test_\w+\.py::test_\w+`", SAFETY.read_text())) > 250
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -141,7 +143,7 @@ def after(page: str, start: str, end: str) -> str:
     ("page", "start", "is_in_order"),
     [
         ("README.md", "Each watched program needs", False),
-        ("README.md", "The order of reasons: workers that a user asked to replace", True),
+        ("docs/how-it-works.md", "The order of reasons: workers that a user asked to replace", True),
         ("docs/memory.md", "urgent: a user's request", True),
         ("docs/events.md", "| `reason` |", False),
         ("docs/fleet.md", "| `memreap_reaps_total` |", False),
@@ -178,14 +180,59 @@ def test_the_operating_page_has_each_hindrance_for_which_a_worker_is_overdue():
     assert row_of_status("hindrance") - {"kind", "text", "since"} == {kind.value for kind in set(Kind) - waits}
 
 
+def table_of_servers(heading: str) -> dict[str, list[str]]:
+    """The other cells of each row of the table below this heading, by the name of the server before a bracket."""
+    lines = re.findall(r"^\| (.*) \|$", after("docs/servers.md", f"\n{heading}\n", r"\n## "), re.MULTILINE)
+    rows = [line.split(" | ") for line in lines[1:]]
+    return {first.partition(" (")[0]: cells for first, *cells in rows}
+
+
+def quoted(cell: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"`([^`]+)`", cell))
+
+
+# By what it says of a busy worker where ptrace is not permitted, after the signal.
+UNLESS = {
+    servers.Moment.ANY: "",
+    servers.Moment.UNLESS_KEPT: ", unless connections are seen to be kept",
+    servers.Moment.IF_FRESH: ", if connections are seen not to be kept",
+}
+
+
+def test_the_table_of_servers_is_that_of_the_code():
+    rows = table_of_servers("## Servers")
+    lines = {line.name: line for line in servers.LINES if line.graceful}
+    assert set(rows) == {*lines, "Net::Server::PreFork"}
+    for name, line in lines.items():
+        signals, busy, lost, pace, *_ = rows[name]
+        cost = line.while_busy
+        assert quoted(signals) == line.graceful
+        assert busy == (f"`{cost.signal}`{UNLESS[line.moment]}" if cost else "never")
+        assert lost == ("; ".join(filter(None, cost[1:])) if cost else "-")
+        assert pace == (f"{line.pace:g} s" if line.pace else "-")
+
+
+def test_each_server_that_is_refused_is_in_the_documentation_with_the_reason():
+    rows = table_of_servers("## Refused")
+    lines = {line.name: line.refusal.partition(";")[0] for line in servers.LINES if line.graceful == ()}
+    assert {name: why for name, (why, _) in rows.items()} == lines
+
+
+def test_each_example_of_a_server_has_one_of_its_signals_and_each_way_of_its_own_is_named():
+    rows = table_of_servers("## Servers")
+    for signals, *_, examples in rows.values():
+        for path in re.findall(r"\(\.\./([^)]+)\)", examples):
+            chosen = re.findall(r"^signal=(\w+)", (stack.ROOT / path).read_text(), re.MULTILINE)
+            assert set(chosen) <= set(quoted(signals)), path
+    assert {name for name, (*_, off, _) in rows.items() if off} >= {*recycling._FINDERS, "Starman"}
+    assert set(quoted(rows["uWSGI"][-2])) == set(recycling._UWSGI)
+
+
 @pytest.mark.parametrize("server", servers.SERVERS, ids=lambda server: server.name)
-def test_each_server_of_the_table_has_a_set_up_and_is_in_the_documentation(server):
+def test_each_server_of_the_table_has_a_set_up_and_how_its_workers_wait_is_documented(server):
     assert any(each.name.startswith(server.name) for each in (*set_ups.SERVERS, *set_ups.REFUSED))
-    row = f"\n| {server.name}"
-    assert row in after("README.md", "### Other servers", r"\n### ")
-    assert not server.graceful or re.search(
-        rf"\n\| {server.name}\b", after("docs/servers.md", "## How the workers of each server wait", r"\n## ")
-    )
+    waits = after("tests/SAFETY.md", "### How the workers of each server wait", r"\n### ")
+    assert not server.graceful or re.search(rf"\n\| {server.name}\b", waits)
 
 
 def test_the_map_for_contributors_is_that_of_the_tree():

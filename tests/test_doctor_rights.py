@@ -57,7 +57,7 @@ def test_a_listener_that_cannot_read_the_workers_is_reported():
         found = examined_with(listener, worker, changed(("limit=150MB", "limit=150MB\nmetric=rss")))
         assert_finds(
             r"myapp: note: the listener \(user 0\) has no permission to hold workers between two requests \(ptrace\),"
-            r" so they are signalled when seen idle, and after idle_wait=60 s while busy, by USR1 \(0 of 793 .*\); this"
+            r" so they are signalled when seen idle, and after idle_wait=60 s while busy, by USR1 \(0 of 300 .*\); this"
             r" root lacks CAP_SYS_PTRACE: start the container with it: docker run --cap-add SYS_PTRACE",
             found,
         )

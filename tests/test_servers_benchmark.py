@@ -15,6 +15,8 @@ import servers as benchmark
 import servers_report
 from quantiles import quantile
 
+from supervisor_memreap.core import servers as table
+
 SERVER = "php-fpm"
 # Their managers end workers that they believe idle, and may lose a request by that, without any reap.
 ENDS_WORKERS = {"php-fpm dynamic", "FCGI::ProcManager elastic"}
@@ -85,6 +87,21 @@ def test_repeated_measurements_are_added_up():
     page = servers_report.tables([*RESULTS, again])
     assert "| **2 of 600** |" in page
     assert "Measured on 2026-01-02 to 2026-02-03" in page
+
+
+@pytest.mark.parametrize("server", [line for line in table.SERVERS if line.while_busy], ids=lambda line: line.name)
+def test_what_a_signal_to_a_busy_worker_costs_by_the_table_is_the_most_that_was_measured(server):
+    results = benchmark.read(stack.ROOT / "benchmarks/results/servers.jsonl")
+    measured: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    for load, rows in servers_report.by_load(results).items():
+        # "gunicorn gthread" has a line of its own.
+        own = max((line.name for line in table.LINES if load.server.startswith(line.name)), key=len, default="")
+        for moment in (servers_report.ANY, servers_report.WHILE_BUSY) if own == server.name else ():
+            if moment in rows and rows[moment]["signal"] == server.while_busy.signal:
+                measured[load.kept].append((servers_report.lost(rows[moment]), rows[moment]["reaps"]))
+    most = {kept: max(each, key=lambda pair: pair[0] / pair[1], default=None) for kept, each in measured.items()}
+    shown = {kept: f"{pair[0]} of {pair[1]}" if pair else "" for kept, pair in most.items()}
+    assert server.while_busy[1:] == (shown[False], shown[True])
 
 
 def test_results_from_before_there_were_two_loads_count_until_there_are_new_ones():

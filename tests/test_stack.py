@@ -129,10 +129,10 @@ def test_a_listener_that_runs_as_the_user_of_the_pool_needs_no_more_rights(sock)
 
 
 def test_a_worker_with_a_connection_that_nginx_keeps_is_not_idle_until_it_closes(sock):
-    """With the block of docs/safety.md, but that connections are kept for 3 s."""
+    """With the block of docs/servers.md, but that connections are kept for 3 s."""
     where = sock.parent
-    safety = (stack.ROOT / "docs/safety.md").read_text()
-    (upstream,) = re.findall(r"^    upstream myapp \{\n.*?\n    \}$", safety, re.DOTALL | re.MULTILINE)
+    page = (stack.ROOT / "docs/servers.md").read_text()
+    (upstream,) = re.findall(r"^    upstream myapp \{\n.*?\n    \}$", page, re.DOTALL | re.MULTILINE)
     for old, new in {"/run/myapp.sock": str(sock), "keepalive_timeout 10s": "keepalive_timeout 3s"}.items():
         assert upstream.count(old) == 1
         upstream = upstream.replace(old, new)

@@ -94,12 +94,13 @@ class Server(NamedTuple):
         return self.graceful is not None
 
 
-# What each moment costs was measured (docs/servers.md); at its boundary, no server lost a request. Starman loses
-# requests at any moment, and also right after it was seen idle: 43 of 248 and 38 of 181; uWSGI now and then: seen idle
+# What each moment costs was measured (benchmarks/results); at its boundary, no server lost a request. Starman loses
+# requests at any moment, and also right after it was seen idle: 45 of 300 and 60 of 300; uWSGI now and then: seen idle
 # 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
-# While busy, with 8 clients on 4 workers: of FCGI::ProcManager, HUP lost 1 of 788 and on kept connections 185 of 766,
-# USR1, which is libfcgi's own, 0 of 793 and 4 of 449. Apache's clients keep their connections unless it is told
-# otherwise (KeepAlive), those of FastCGI do not: where nothing can be seen, only the latter count as not kept.
+# While busy: the most that was lost with 3 or 8 clients on 4 workers. Of FCGI::ProcManager, HUP lost up to 1 of 300 and
+# on kept connections 142 of 300, USR1, which is libfcgi's own, 0 of 300 and 47 of 300. Apache's clients keep their
+# connections unless it is told otherwise (KeepAlive), those of FastCGI do not: where nothing can be seen, only the
+# latter count as not kept.
 #
 # Pace. uWSGI's master sleeps 2 s (forkbomb-delay), during which it replaces no worker, if more workers than it has come
 # back in a row, each in the same second of the clock as the last or the next one (core/master.c: tv_sec <=
@@ -115,7 +116,7 @@ SERVERS = (
         "FCGI::ProcManager",
         ("HUP", "TERM", "USR1"),
         Moment.UNLESS_KEPT,
-        WhileBusy("USR1", "0 of 793", "4 of 449"),
+        WhileBusy("USR1", "0 of 300", "47 of 300"),
         re.compile(r"perl-fcgi(-pm)?\b"),
     ),
     Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b"), takes_turns=True),
@@ -154,7 +155,7 @@ SERVERS = (
         "php-fpm",
         ("QUIT",),
         Moment.UNLESS_KEPT,
-        WhileBusy("QUIT", "0 of 764", "215 of 763"),
+        WhileBusy("QUIT", "0 of 300", "105 of 300"),
         re.compile(r"php-fpm[0-9.]*\b"),
         forks_on_demand=True,
     ),
@@ -210,7 +211,7 @@ _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
 """The server of a process whose script is hidden, by its title or since it may not be read: any of the table."""
 _NEVER = re.compile("(?!)")
-# gunicorn's worker classes have the same names and handlers, and different loops. Measured (docs/servers.md): sync
+# gunicorn's worker classes have the same names and handlers, and different loops. Measured (benchmarks/results): sync
 # (NONE) and gevent (EVENTFD) lose no request at any moment. gthread before 27.0.1, which no fact distinguishes, loses
 # those on kept connections (26.2: 80 with 97 signals); before 24 it accepts one more after TERM, and drops it.
 _INSTEAD = "gunicorn's --max-requests, with --max-requests-jitter, replaces workers"
