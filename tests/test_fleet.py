@@ -27,7 +27,7 @@ from support.metrics import Child, child
 from support.sections import listener, program
 
 FLEET = stack.ROOT / "docs/fleet"
-METRICS = (stack.ROOT / "docs/metrics.md").read_text()
+METRICS = stack.ROOT / "docs/metrics.md"
 DASHBOARD = json.loads((FLEET / "dashboard.json").read_text())
 
 
@@ -82,22 +82,22 @@ def labels_in(text: str, metric: str) -> set[str]:
 
 
 def test_the_page_has_exactly_the_exposed_metrics_with_types_and_labels(exposed):
-    table = re.findall(r"(?m)^\| `(memreap_\w+)` \| (\w+) \| (.*?) \|", METRICS)
+    table = re.findall(r"(?m)^\| `(memreap_\w+)` \| (\w+) \| (.*?) \|", METRICS.read_text())
     shown = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in table}
     types = re.findall(r"(?m)^# TYPE (\S+) (\S+)", exposed)
     assert shown == {name: (kind, labels_in(exposed, name)) for name, kind in types}
 
 
 def test_the_page_has_every_reason_and_kind(exposed):
-    (reasons,) = re.findall(r"(?m)^\| `reason` \| (.*)$", METRICS)
+    (reasons,) = re.findall(r"(?m)^\| `reason` \| (.*)$", METRICS.read_text())
     for name in ("errors", "refused_signals", "reaps", "not_relieved"):
-        (meaning,) = re.findall(rf"(?m)^\| `memreap_{name}_total` (.*)$", METRICS)
+        (meaning,) = re.findall(rf"(?m)^\| `memreap_{name}_total` (.*)$", METRICS.read_text())
         values = set(re.findall(rf'(?m)^memreap_{name}_total.*(?:kind|reason)="(\w+)"', exposed))
         assert values <= set(re.findall(r"`(\w+)`", reasons if name == "reaps" else meaning))
 
 
 def test_a_pool_has_no_more_series_than_documented(exposed):
-    (most,) = re.findall(r"A pool has at most\s+(\d+)\s+time", METRICS)
+    (most,) = re.findall(r"A pool has at most\s+(\d+)\s+time", METRICS.read_text())
     count = len(re.findall('(?m)^memreap_.*pool="myapp"', exposed))
     assert int(most) - 10 < count <= int(most)
 
