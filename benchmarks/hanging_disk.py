@@ -103,7 +103,7 @@ class Listener:
         begin = time.monotonic()
         self._reaper.tick(self._programs, self._settings, time.monotonic())
         self._outputs._history._looked = None  # every look is recorded, not one a minute
-        self._outputs.look(self._outputs.with_totals(self._reaper.status()))
+        self._outputs.look(self._outputs.with_totals(self._reaper.status()), 5)
         worker = ProcessId(self.events + 1, 1.0)
         self._outputs.take(
             events.Left(self._programs[0].name, time.time(), worker, 0.4, None, 100, 0, used=100, metric="uss")

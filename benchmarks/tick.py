@@ -148,7 +148,7 @@ class Minute:
                 self._outputs._history._looked = None
             if self._outputs.want_a_look() or self._reaper.is_measuring:
                 rows = self._outputs.with_totals(self._reaper.status())
-                self._outputs.look(rows)
+                self._outputs.look(rows, 5)
             self._outputs.wake(self._outputs.fds())
 
     def close(self) -> None:

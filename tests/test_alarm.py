@@ -356,6 +356,13 @@ def tick(late: float = 0.0) -> Event:
     return Event("TICK_5", f"when:{int(time.time() - late)}")
 
 
+def test_the_period_is_that_of_the_tick_that_comes_most_often(timing):
+    assert timing.period() is None
+    for name, period in (("TICK_3600", 3600), ("TICK_60", 60), ("TICK_3600", 60)):
+        timing.is_for_a_look(Event(name, f"when:{int(time.time())}"))
+        assert timing.period() == period
+
+
 def test_a_tick_right_after_another_look_causes_no_look(monkeypatch, timing):
     assert timing.is_for_a_look(tick())
     assert not timing.is_for_a_look(tick())

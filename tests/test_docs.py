@@ -27,7 +27,11 @@ from supervisor_memreap.outputs import fields
 
 (COMMANDS,) = [list(action.choices) for action in parser()._actions if isinstance(action.choices, dict)]
 SAFETY = stack.ROOT / "tests/SAFETY.md"
-DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md")), SAFETY]
+DOCUMENTS = [
+    stack.ROOT / "README.md",
+    *sorted((stack.ROOT / "docs").glob("*.md")),
+    *sorted((stack.ROOT / "tests").glob("*.md")),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -146,7 +150,7 @@ def after(page: str, start: str, end: str) -> str:
         ("docs/how-it-works.md", "The order of reasons: workers that a user asked to replace", True),
         ("docs/memory.md", "urgent: a user's request", True),
         ("docs/events.md", "| `reason` |", False),
-        ("docs/fleet.md", "| `memreap_reaps_total` |", False),
+        ("docs/metrics.md", "| `reason` |", False),
     ],
 )
 def test_each_list_of_the_reasons_is_complete(page, start, is_in_order):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import importlib.metadata
 import os
@@ -26,6 +27,7 @@ from supervisor_memreap import __version__
 pytestmark = pytest.mark.timeout(600)
 
 PAGE = (stack.ROOT / "docs/install.md").read_text()
+FIRST_DAY = (stack.ROOT / "docs/first-day.md").read_text()
 # The supervisord of a test: what it has without memreap.
 PLAIN = """\
 [unix_http_server]
@@ -50,9 +52,9 @@ CAPABILITIES = (
 )
 
 
-def block(heading: str, kind: str = "ini") -> str:
+def block(heading: str, kind: str = "ini", page: str = PAGE) -> str:
     """The first block of this kind below this heading of the page."""
-    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     match = re.search(rf"^( *)```{kind}\n(.*?)^\1```$", section, re.MULTILINE | re.DOTALL)
     assert match, heading
     return re.sub(rf"(?m)^{match[1]}", "", match[2])
@@ -208,6 +210,20 @@ def test_the_page_names_files_of_the_current_version():
     assert set(re.findall(r"supervisor[-_]memreap[-_]([0-9.]+[0-9])", PAGE)) == {__version__}
 
 
+def test_the_first_day_has_the_section_of_the_listener_alone_first_with_observe_and_then_with_a_limit():
+    alone = parsed(block("A virtual environment for the listener alone"))
+    first = parsed(block("3. Watch your pool", page=FIRST_DAY))
+    assert first == {**alone, "memreap:myapp": {"observe": "yes"}}
+    (limited,) = parsed(block("6. Set it", page=FIRST_DAY)).items()
+    assert limited == ("memreap:myapp", {"limit": "120MB"})
+
+
+def parsed(text: str) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
 def test_a_listener_in_its_own_venv_reaps_and_supervisord_is_not_changed(where, environment):
     supervisors = environment_without_memreap(where / "supervisor")
     section = changed(
@@ -243,6 +259,8 @@ def yama_scope() -> int:
 class Container(NamedTuple):
     """A container where supervisord is process 1, and the log there for a pool of www-data."""
 
+    row: str
+    """Of the page's table of users."""
     user: str
     """Of the listener."""
     added: str
@@ -253,12 +271,21 @@ class Container(NamedTuple):
 
 HELD = "HUP sent between two requests"
 OF_THE_SAME_USER = HELD if yama_scope() == 0 else "HUP sent"
-# The lines of the page's table.
+OWNER = "the pool's user, `ptrace_scope` 0 or absent" if yama_scope() == 0 else "the pool's user, `ptrace_scope` 1"
 CONTAINERS = [
-    Container("www-data", "", OF_THE_SAME_USER, OF_THE_SAME_USER),
-    Container("root", "", "its uss cannot be read: nothing sent", "HUP sent"),
-    Container("root", ",+sys_ptrace", HELD, HELD),
+    Container(OWNER, "www-data", "", OF_THE_SAME_USER, OF_THE_SAME_USER),
+    Container("root without CAP_SYS_PTRACE", "root", "", "its uss cannot be read: nothing sent", "HUP sent"),
+    Container("root |", "root", ",+sys_ptrace", HELD, HELD),
 ]
+
+
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: container.row)
+def test_the_table_of_users_says_what_each_may_do_in_a_container(container):
+    (row,) = re.findall(rf"(?m)^\| {re.escape(container.row)}.*$", PAGE)
+    signals, uss, rss, boundary, socket, _ = (cell.strip("* ") for cell in row.strip("|").split("|")[1:])
+    assert (signals, uss) == ("yes", "yes" if "HUP sent" in container.with_uss else "no")
+    assert (rss, boundary) == ("yes", "yes" if container.with_rss == HELD else "no")
+    assert socket == ("yes" if container.user == "root" else "`chown=`")
 
 
 def skip_without_containers() -> None:

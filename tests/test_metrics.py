@@ -28,7 +28,7 @@ from supervisor_memreap.core import events
 
 WORKERS = 'memreap_workers{pool="myapp"} 2.0'
 # The seconds without a look after which a pool is blind, instead of 125 s.
-IMPATIENT = "tally._INTERVAL, tally._LATE = 0.2, 0.2"
+IMPATIENT = "tally._PERIODS, tally._LATE = 0, 0.5"
 
 
 def assert_scraped(of: Child, *texts: str, host: str = "127.0.0.1") -> str:

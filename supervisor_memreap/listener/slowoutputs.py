@@ -135,13 +135,14 @@ class SlowOutput:
         return self.child is not None and has_waited
 
     def look(self, message: Message, watching: Message | None) -> None:
-        """Hand over the look if it is due, or start the child again if that is."""
-        if self.child and self.is_due():
-            self._looked = time.monotonic()
-            self.child.send(message, is_event=False)
+        """Hand over the look if it is due; to a child that is started again, if that is."""
         if self._ended is not None and time.monotonic() - self._ended >= _RESTART:
             self.trouble = ""
             self._start(watching)
+        # The next look may be an hour away.
+        if self.child and self.is_due():
+            self._looked = time.monotonic()
+            self.child.send(message, is_event=False)
 
     def fds(self) -> dict[int, int]:
         if self.child is None:
@@ -249,11 +250,14 @@ class SlowOutputs(Wakeable):
             for each in running:
                 each.send(message, is_event=True)
 
-    def look(self, rows: Sequence[PoolRow]) -> None:
-        """The pools were looked at; `rows` are there if one of the outputs wants them."""
+    def look(self, rows: Sequence[PoolRow], period: float | None) -> None:
+        """The pools were looked at; `rows` are there if one of the outputs wants them.
+
+        `period` is the number of seconds between two ticks; None: it is not known yet.
+        """
         with guard(self._note_error):
             lasting = sorted(self._once.lasting_kinds())
-            message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting}
+            message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting, "period": period}
             for output in self._all:
                 output.look(message, self._watching)
         if self._error:

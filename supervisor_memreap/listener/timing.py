@@ -60,6 +60,10 @@ class Timing:
         self._due = None
         return self._begin(now)
 
+    def period(self) -> int | None:
+        """Seconds between two ticks, of the kind that comes most often; None: none has come yet."""
+        return min((PERIODS[name] for name in self._ticks), default=None)
+
     def begin(self) -> None:
         """Call before each look."""
         self._machine.acknowledge_alarm()

@@ -22,7 +22,8 @@ from supervisor_memreap.outputs.guard import internal_error
 
 Message = Mapping[str, Any]
 """`{"kind": "event", …}` with outputs.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
-"lasting": […]}` with outputs.statusrows and the kinds of the events whose states last.
+"lasting": […], "period": seconds}` with outputs.statusrows, the kinds of the events whose states last, and the time
+between two ticks.
 """
 Tell = Callable[[Message], None]
 """Sends a message back to the listener: {"trouble": a line, or empty when it is over}, {"note": a line about what is

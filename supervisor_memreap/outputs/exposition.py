@@ -1,7 +1,7 @@
 """The metrics as Prometheus gets them. Needs prometheus-client.
 
 Base units, and by pool, never by pid: a worker lives for hours, and each pid would be a permanent time series. What is
-unknown has no value, rather than 0. docs/fleet.md has a table of all of them.
+unknown has no value, rather than 0. docs/metrics.md has a table of all of them.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ class Exposition(Collector):
         yield GaugeMetricFamily(
             "memreap_last_look_timestamp_seconds", "Last look at the pools, as Unix time.", tally.looked_at
         )
+        yield GaugeMetricFamily("memreap_tick_seconds", "Time between two ticks, at which memreap looks.", tally.period)
         yield GaugeMetricFamily("memreap_pools", "Pools that memreap is configured to watch.", len(tally.pools()))
         errors = CounterMetricFamily("memreap_errors", "Errors of memreap, counted as they begin.", labels=["kind"])
         for kind, count in tally.errors.items():

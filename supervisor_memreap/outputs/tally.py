@@ -7,7 +7,7 @@ last look does not have it or is too old.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,12 +31,10 @@ ERRORS = tuple(kind_of(kind) for kind in events.kinds() if kind.is_error)
 LASTING = tuple(kind_of(kind) for kind in events.kinds() if kind.may_last)
 # What may be short so that reaping does not help: in a pool, and on the host or in a control group.
 OF_POOL, OF_HOST = ("total",), ("headroom", "pressure")
-# Looks of which the longest interval is the usual one; before there are two, that of TICK_60. While memory is short, up
-# to 60 looks come between two ticks.
-_LOOKS = 100
-_INTERVAL = 60.0
-# A listener that has not looked for two intervals does not look. A tick comes up to 2 s late, and the look takes time.
-_INTERVALS, _LATE = 2, 5.0
+# Seconds between two ticks, before the first one has come: a command can bring a look before that.
+_PERIOD = 60.0
+# A listener that has not looked for two periods does not look. A tick comes up to 2 s late, and the look takes time.
+_PERIODS, _LATE = 2, 5.0
 # Workers of a pool whose reason is remembered until they have left. One leaves at a time, and some are stuck.
 _MOST_LEAVING = 100
 
@@ -102,8 +100,9 @@ class Tally:
         self._rows: dict[str, PoolRow] = {}
         self._watching: tuple[str, ...] = ()
         """The pools that the listener watches."""
+        self.period = _PERIOD
+        """Seconds between two ticks."""
         self._looked: float | None = None
-        self._intervals: deque[float] = deque(maxlen=_LOOKS)
 
     def take(self, message: Mapping[str, Any], now: float) -> bool:
         """Count an event, or take a look; whether it was a look. `now` is monotonic, in seconds."""
@@ -114,9 +113,8 @@ class Tally:
         return False
 
     def _take_look(self, look: Mapping[str, Any], now: float) -> None:
-        if self._looked is not None:
-            self._intervals.append(now - self._looked)
         self._looked, self.looked_at = now, look["at"]
+        self.period = look["period"] or _PERIOD
         self._lasting = frozenset(look["lasting"])
         self._rows = {row["name"]: row for row in look["pools"]}
         self._keep()
@@ -153,7 +151,7 @@ class Tally:
         """Whether the listener has stopped looking, or has not begun."""
         if self._looked is None:
             return True
-        return now - self._looked > _INTERVALS * max(self._intervals, default=_INTERVAL) + _LATE
+        return now - self._looked > _PERIODS * self.period + _LATE
 
 
 def is_blind(row: PoolRow | None) -> bool:

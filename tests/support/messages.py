@@ -42,8 +42,10 @@ def row(name: str = "myapp", **values: Any) -> Any:
     return {key: value for key, value in {**usual, **values}.items() if value is not None}
 
 
-def look(*rows: dict[str, Any], at: float = 1e9, lasting: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"kind": "look", "at": at, "pools": list(rows), "lasting": list(lasting)}
+def look(
+    *rows: dict[str, Any], at: float = 1e9, lasting: tuple[str, ...] = (), period: float | None = 5.0
+) -> dict[str, Any]:
+    return {"kind": "look", "at": at, "pools": list(rows), "lasting": list(lasting), "period": period}
 
 
 def event(happened: events.Event) -> dict[str, Any]:
