@@ -25,7 +25,11 @@ from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS
 from supervisor_memreap.outputs import fields
 
 (COMMANDS,) = [list(action.choices) for action in parser()._actions if isinstance(action.choices, dict)]
-DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    stack.ROOT / "README.md",
+    *sorted((stack.ROOT / "docs").glob("*.md")),
+    *sorted((stack.ROOT / "benchmarks/results").glob("*.md")),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

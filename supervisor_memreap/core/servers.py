@@ -94,9 +94,9 @@ class Server(NamedTuple):
         return self.graceful is not None
 
 
-# What each moment costs was measured (docs/servers.md); at its boundary, no server lost a request. Starman loses
-# requests at any moment, and also right after it was seen idle: 43 of 248 and 38 of 181; uWSGI now and then: seen idle
-# 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
+# What each moment costs was measured (benchmarks/results/servers.md); at its boundary, no server lost a request.
+# Starman loses requests at any moment, and also right after it was seen idle: 43 of 248 and 38 of 181; uWSGI now and
+# then: seen idle 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
 # While busy, with 8 clients on 4 workers: of FCGI::ProcManager, HUP lost 1 of 788 and on kept connections 185 of 766,
 # USR1, which is libfcgi's own, 0 of 793 and 4 of 449. Apache's clients keep their connections unless it is told
 # otherwise (KeepAlive), those of FastCGI do not: where nothing can be seen, only the latter count as not kept.
@@ -210,9 +210,10 @@ _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
 """The server of a process whose script is hidden, by its title or since it may not be read: any of the table."""
 _NEVER = re.compile("(?!)")
-# gunicorn's worker classes have the same names and handlers, and different loops. Measured (docs/servers.md): sync
-# (NONE) and gevent (EVENTFD) lose no request at any moment. gthread before 27.0.1, which no fact distinguishes, loses
-# those on kept connections (26.2: 80 with 97 signals); before 24 it accepts one more after TERM, and drops it.
+# gunicorn's worker classes have the same names and handlers, and different loops. Measured, with the results in
+# benchmarks/results/servers.md: sync (NONE) and gevent (EVENTFD) lose no request at any moment. gthread before 27.0.1,
+# which no fact distinguishes, loses those on kept connections (26.2: 80 with 97 signals); before 24 it accepts one more
+# after TERM, and drops it.
 _INSTEAD = "gunicorn's --max-requests, with --max-requests-jitter, replaces workers"
 _BY_LOOP = {
     "gunicorn": {
