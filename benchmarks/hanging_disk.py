@@ -7,7 +7,7 @@ looked at, every look is recorded, and everything that happens is an event:
     hanging    fsfreeze: every write waits in the kernel, as with a file server or a controller that does not answer
     writing    it works again: buffered events are written
 
-Needs root, a C compiler and e2fsprogs. Writes the table of history.md to docs. Linux only.
+Needs root, a C compiler and e2fsprogs. Writes benchmarks/results/hanging_disk.md. Linux only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tick import HERE, build, sleepers
+from pages import RESULTS
+from tick import build, sleepers
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, Program
@@ -38,12 +39,19 @@ from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 PROGRAMS, WORKERS, LOOKS = 50, 1000, 30
-BEGIN, END = "<!-- hanging_disk.py -->", "<!-- end -->"
+PAGE = """\
+# A disk that hangs
+
+The longest look with a disk that works, that hangs, and that works again. The file system of the history is frozen with
+`fsfreeze`, so that every write waits in the kernel. `python benchmarks/hanging_disk.py`, as root, wrote this page.
+
+{}
+"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="directory of history.md (docs)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of hanging_disk.md (benchmarks/results)")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("hanging_disk.py: only root can mount and freeze a file system", file=sys.stderr)
@@ -56,9 +64,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     print(table)
-    page = options.out / "history.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    (options.out / "hanging_disk.md").write_text(PAGE.format(table))
     return 0
 
 
@@ -142,7 +148,8 @@ def measure(managers: list[int], mounted: Path) -> str:
         "",
         f"{written} of {listener.events} events were in the history afterwards. While the disk hung, the log had",
         f"{len(logged)} line: `{logged[0] if logged else '-'}`.",
-        f"Python {platform.python_version()}, Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs.",
+        f"Measured on {time.strftime('%Y-%m-%d')}: Python {platform.python_version()},"
+        f" Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs.",
     ]
     return "\n".join(lines)
 

@@ -58,8 +58,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import side_by_side
-from loss_report import Result, markdown, svg
+from loss_report import Result, drawing, markdown
 from loss_ways import MOMENT, REMARK, WAYS, WORKERS, Limits, Way
+from pages import RESULTS, picture, read
 from support import stack
 from support.driver import eventually
 from support.load import exchange
@@ -389,16 +390,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def read(file: Path) -> list[Result]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def write_report(file: Path, out: Path) -> None:
     results = read(file)
     if results:
         out.mkdir(parents=True, exist_ok=True)
         (out / "loss.md").write_text(markdown(results))
-        (out / "loss.svg").write_text(svg(results))
+        picture(out, "loss").write_text(drawing(results))
         print(markdown(results))
 
 
@@ -415,7 +412,7 @@ def arguments() -> argparse.Namespace:
     add("--minutes", type=float, default=10, help="at most for each condition of d, f to i (10); others 1")
     add("--plan", action="store_true", help="measure nothing: say what would be measured, and how long that takes")
     add("--quick", action="store_true", help="20 workers, half a minute at most")
-    add("--out", type=Path, default=Path("docs"), help="directory of loss.md and loss.svg (docs)")
+    add("--out", type=Path, default=RESULTS, help="directory of loss.md (benchmarks/results)")
     add("--results", type=Path, help="a line of JSON for each that was measured (OUT/loss.jsonl); what is there counts")
     add("--report", type=Path, nargs="?", const=True, help="only write the page and the picture, from this file")
     options = parser.parse_args()

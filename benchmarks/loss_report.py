@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs/pictures"))
+
+import svg
 from loss_ways import WAYS
 from quantiles import quantile
 
@@ -75,7 +80,7 @@ def _of_methods(results: list[Result]) -> list[str]:
         "",
         "This page is the output of `python benchmarks/loss.py`; its `--help` describes the method.",
         "",
-        "![Lost requests, shortened sleeps and lost cleanup handlers per 1,000 replaced workers](loss.svg)",
+        "![Lost requests, shortened sleeps and lost cleanup handlers per 1,000 replaced workers](../../docs/loss.svg)",
         "",
         "| | method | workers replaced | requests answered | requests lost | lost per 1,000 replaced | shortened sleeps"
         " | lost cleanup handlers | longest time with two or more workers missing |",
@@ -154,37 +159,40 @@ def _each(counts: Counter[str], none: str = "0") -> str:
 
 
 _BARS = (
-    ("lost", "lost requests", "#d1495b"),
-    ("shortened", "shortened sleeps", "#c98a1b"),
-    ("cleanups_lost", "lost cleanup handlers", "#3d85a8"),
+    ("lost", "lost requests", "red"),
+    ("shortened", "shortened sleeps", "amber"),
+    ("cleanups_lost", "lost cleanup handlers", "blue"),
 )
-_STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#1f2328}.bold{font-weight:600}.small{font-size:11px;opacity:.75}"
-    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
-)
+_WIDTH, _LEFT, _DECADE = 640, 196, 84
 
 
-def svg(results: list[Result]) -> str:
+def drawing(results: list[Result]) -> str:
     """The picture: bars by the logarithm, since 1 and 1,000 are both to be seen, and the numbers beside them."""
     sums = {key: result for (key,), result in grouped(results, "strategy").items() if result["recycled"]}
-    parts = ['<text x="20" y="22" class="bold">Per 1,000 replaced workers (logarithmic scale)</text>']
-    for x, (_, label, colour) in zip((170, 300, 440), _BARS):
-        parts.append(f'<rect x="{x}" y="36" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 15}" y="45">{label}</text>')
-    y = 62
+    body = [svg.text(20, 26, "Per 1,000 workers replaced (logarithmic scale)", "text bold big")]
+    for x, (_, label, colour) in zip((20, 140, 270), _BARS):
+        body.append(svg.rect(x, 42, 10, 10, colour))
+        body.append(svg.text(x + 15, 51, label, "text small"))
+    y = 76
     for key, result in sums.items():
-        parts.append(f'<text x="160" y="{y + 20}" text-anchor="end" class="bold">{WAYS[key].title}</text>')
-        parts.append(
-            f'<text x="160" y="{y + 35}" text-anchor="end" class="small">{result["recycled"]:,} replaced</text>'
-        )
+        body.append(svg.text(_LEFT - 10, y + 18, WAYS[key].title, "text bold", "end"))
+        body.append(svg.text(_LEFT - 10, y + 33, f"{result['recycled']:,} replaced", "dim small", "end"))
         for what, _, colour in _BARS:
-            count = sum(result[what].values()) if what == "lost" else result[what]
-            value = 1000 * count / result["recycled"]
-            width = 110 * math.log10(1 + value)
-            parts.append(f'<rect x="170" y="{y}" width="{max(width, 1.5):.1f}" height="13" fill="{colour}"/>')
-            parts.append(f'<text x="{176 + width:.0f}" y="{y + 11}">{_number(value)}</text>')
+            count = _count(result, what)
+            width = max(_DECADE * math.log10(1 + 1000 * count / result["recycled"]), 1.5)
+            label = rate(count, result["recycled"]) if what == "lost" else _per_thousand(count, result)
+            body.append(svg.rect(_LEFT, y, width, 13, colour))
+            body.append(svg.text(_LEFT + width + 6, y + 11, label, "text small"))
             y += 16
         y += 16
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" width="720" height="{y}" role="img">'
-    title = "<title>Requests lost, shortened sleeps and lost cleanup handlers for each 1,000 replaced workers</title>"
-    return "\n".join([head, title, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"
+    about = "; ".join(f"{WAYS[key].title}: {_per_thousand(_count(each, 'lost'), each)}" for key, each in sums.items())
+    title = "Requests lost, shortened sleeps and lost cleanup handlers for each 1,000 replaced workers"
+    return svg.document(title, f"Requests lost: {about}.", (_WIDTH, y), body)
+
+
+def _count(result: Result, what: str) -> int:
+    return int(sum(result[what].values()) if what == "lost" else result[what])
+
+
+def _per_thousand(count: int, result: Result) -> str:
+    return _number(1000 * count / result["recycled"])

@@ -1,4 +1,4 @@
-"""What each metric promises for a worker, and what the host gets back when that worker leaves.
+"""What each metric predicts for a worker, and what is freed when that worker leaves.
 
     python benchmarks/memory.py                      everything; about ten minutes; Ctrl-C at any time, continue later
     python benchmarks/memory.py --metric uss --reaps 5
@@ -15,14 +15,13 @@ worker gets one request that makes it
 by random numbers that are the same for each metric. Then memreap (Reaper.tick with supervisord's current answer, as in
 loss.py) gets a limit just below the largest worker by that metric, and reaps that worker.
 
-What came back is measured without memreap. The pool runs in its own memory control group (as root): the group's usage
+What was freed is measured without memreap. The pool runs in its own memory control group (as root): the group's usage
 before, minus its usage when the replacement waits for its first request, plus what the replacement holds of its own
 then. If no such group can be made, the sum of the PSS of manager and workers takes the place of the usage. The results
 have both. Two more parts measure what a look costs with each setting about memory, and, as root with a swap file of
 512 MiB that is switched on and off, what a worker counts as when most of its memory is in swap.
 
-Writes memory.jsonl and memory.svg to docs, and the tables between two marks in docs/memory.md. Needs what tests/run
-installs.
+Writes memory.jsonl and memory.md to benchmarks/results, and docs/memory.svg. Needs what tests/run installs.
 """
 
 from __future__ import annotations
@@ -46,8 +45,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import side_by_side
-from loss import read, versions
-from memory_report import METRICS, Result, put_into, svg
+from loss import versions
+from memory_report import METRICS, Result, drawing, put_into
+from pages import RESULTS, picture, read
 from support import stack
 from support.driver import Transport, eventually
 from support.memorygroup import MemoryGroup, memory_group, why_not
@@ -153,7 +153,7 @@ def served(workers: int = WORKERS) -> Iterator[Served]:
 
 
 def reap(served: Served, metric: str, dice: random.Random) -> Result:
-    """Let memreap reap the largest worker by this metric; return what was promised and what came back."""
+    """Let memreap reap the largest worker by this metric; return what was promised and what was freed."""
     served.restart()
     served.spread(dice)
     workers = {pid: sizes_of(pid) for pid in sorted(served.pool.workers())}
@@ -299,7 +299,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--metric", default=",".join(METRICS), help="such as uss,rss (default: all)")
     add("--reaps", type=int, default=50, help="number of reaps for uss (50); half of that for each other metric")
-    add("--out", type=Path, default=HERE.parent / "docs", help="directory of memory.jsonl, .svg and .md (docs)")
+    add("--out", type=Path, default=RESULTS, help="directory of memory.jsonl and .md (benchmarks/results)")
     add("--report", action="store_true", help="measure nothing: write the tables and the picture from memory.jsonl")
     options = parser.parse_args()
     for metric in options.metric.split(","):
@@ -340,7 +340,7 @@ def write_report(file: Path, out: Path) -> None:
     results = read(file)
     page = out / "memory.md"
     put_into(page, results)
-    (out / "memory.svg").write_text(svg(results))
+    picture(out, "memory").write_text(drawing(results))
     print(page.read_text())
 
 

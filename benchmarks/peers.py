@@ -30,8 +30,8 @@ had none (looked at every 20 ms); what the workers held together (private memory
 the peak of the pool's control group; how far a worker got over its limit; and how long requests took.
 
 What was measured is a line in OUT/peers.jsonl and counts when the same command is given again: remove the file, or give
-another --out, to start over. Writes peers.svg and the tables of peers.md too. Needs what tests/run installs, and
-beside that Debian's puma, ruby-puma-worker-killer and ruby-unicorn-worker-killer, and granian (of PyPI) on the PATH.
+another --out, to start over. Writes the tables of peers.md beside it, and docs/peers.svg. Needs what tests/run
+installs, Debian's puma, ruby-puma-worker-killer and ruby-unicorn-worker-killer, and granian (of PyPI) on the PATH.
 """
 
 from __future__ import annotations
@@ -45,12 +45,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import side_by_side
-from loss import read
+from pages import RESULTS, picture, read
 from peers_measure import measure
-from peers_report import Result, picture, put_into, summary
+from peers_report import Result, drawing, put_into, summary
 from peers_ways import COMPARISONS, LOADS, SLOW, Load
 
-HERE = Path(__file__).resolve().parent
 # Seconds that a comparison needs beside those in which it measures: limits, start, end.
 AROUND = 30
 
@@ -62,7 +61,7 @@ def arguments() -> argparse.Namespace:
     add("--load", default="", help="a part of the name of a load, such as '2 clients' (default: all)")
     add("--seconds", type=float, default=120, help="for each comparison and load (120)")
     add("--jobs", type=int, default=2, help="comparisons that are measured at the same time (2)")
-    add("--out", type=Path, default=HERE.parent / "docs", help="directory of peers.jsonl, .svg and .md (docs)")
+    add("--out", type=Path, default=RESULTS, help="directory of peers.jsonl and .md (benchmarks/results)")
     add("--plan", action="store_true", help="measure nothing: say what would be measured, and how long that takes")
     add("--report", action="store_true", help="measure nothing: write the page and the picture from peers.jsonl")
     add("--case", help=argparse.SUPPRESS)
@@ -117,7 +116,7 @@ def write_report(file: Path, out: Path) -> None:
     results: list[Result] = read(file)
     if results:
         put_into(out / "peers.md", results)
-        (out / "peers.svg").write_text(picture(results))
+        picture(out, "peers").write_text(drawing(results))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs/pictures"))
 
 import svg
-from memory_report import put_between
+from pages import put_between
 from peers_ways import COMPARISONS, LOADS, MEMREAP
 from quantiles import longest, quantile
 from support.servers import WORKERS
@@ -125,7 +125,7 @@ _WIDTH, _LEFT, _TOP, _PANEL, _EACH, _APART = 640, 44, 76, (270, 90), 310, 158
 _COLOURS = ("amber", "violet")
 
 
-def picture(results: list[Result]) -> str:
+def drawing(results: list[Result]) -> str:
     """What each pool held over time, under the first load that was measured."""
     results = in_order(results)
     rows = [row for row in results if row["section"] == results[0]["section"]]

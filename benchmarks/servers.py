@@ -33,7 +33,8 @@ requests that took longer than any without reaps, and by how much; and how far a
 is 128 MiB, workers grow no further, and the case ends 30 s later: with 8 clients hardly one is ever seen idle.)
 
 What was measured is a line in OUT/servers.jsonl and counts when the same command is given again: remove the file, or
-give another --out, to start over. Writes servers.svg and the tables of servers.md too. Needs what tests/run installs.
+give another --out, to start over. Writes the tables of servers.md beside it, and docs/servers.svg. Needs what tests/run
+installs.
 """
 
 from __future__ import annotations
@@ -47,13 +48,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import side_by_side
-from loss import read
+from pages import RESULTS, picture, read
 from servers_measure import LOADS, MOMENTS, NOTHING, WHILE_BUSY, Case, measure, signal_at
-from servers_report import Result, lost, put_into, svg
+from servers_report import Result, drawing, lost, put_into
 from support import servers
 from support.servers import ELASTIC, SERVERS
 
-HERE = Path(__file__).resolve().parent
 # A set-up of the tests alone.
 LEFT_OUT = ("Apache prefork elastic",)
 # Seconds that a case needs beside the time in which it measures: start, end, pages.
@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=900, help="at most so long for each server, load and moment (900)")
     add("--control", type=float, default=60, help="seconds for which nothing is signalled, as the control (60)")
     add("--jobs", type=int, default=1, help="servers that are measured at the same time (1)")
-    add("--out", type=Path, default=HERE.parent / "docs", help="directory of servers.jsonl, .svg and .md (docs)")
+    add("--out", type=Path, default=RESULTS, help="directory of servers.jsonl and .md (benchmarks/results)")
     add("--plan", action="store_true", help="measure nothing: say what would be measured, and how long that takes")
     add("--report", action="store_true", help="measure nothing: write the page and the picture from servers.jsonl")
     add("--case", help=argparse.SUPPRESS)
@@ -165,9 +165,8 @@ def measure_one(options: argparse.Namespace) -> None:
 
 def write_report(file: Path, out: Path) -> None:
     results = read(file)
-    if (out / "servers.md").exists():
-        put_into(out / "servers.md", results)
-    (out / "servers.svg").write_text(svg(results))
+    put_into(out / "servers.md", results)
+    picture(out, "servers").write_text(drawing(results))
 
 
 def main() -> None:

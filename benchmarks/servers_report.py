@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memory_report import put_between
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs/pictures"))
+
+import svg
+from loss_report import rate
+from pages import put_between
 from quantiles import longest, quantile
 
 from supervisor_memreap.core.servers import LINES, Moment, Server
@@ -218,38 +223,32 @@ def put_into(page: Path, results: list[Result]) -> None:
     put_between(page, NEEDS_BEGIN, NEEDS_END, f"{needs()}\n\n")
 
 
-# Each moment has its own filling, so that the picture needs no colours.
-_STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#1f2328}.bold{font-weight:600}.small{font-size:11px;opacity:.75}"
-    ".any{fill:#57606a}.seen{fill:#57606a;fill-opacity:.45}.held{fill:none;stroke:#57606a}"
-    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.any,.seen{fill:#9198a1}.held{stroke:#9198a1}}"
-)
-_CLASSES = dict(zip(SHOWN, ("any", "seen", "held")))
+_COLOURS = dict(zip(SHOWN, ("red", "amber", "green")))
+_WIDTH, _LEFT, _DECADE = 640, 210, 125
 
 
-def svg(results: list[Result]) -> str:
+def drawing(results: list[Result]) -> str:
     """Bars by the logarithm, since 1 and 1,000 are both to be seen, and the numbers beside them."""
-    parts = ['<text x="20" y="22" class="bold">Requests lost per 1,000 workers replaced (logarithmic scale)</text>']
-    for x, moment in zip((190, 300, 400), SHOWN):
-        parts.append(f'<rect x="{x}" y="36" width="10" height="10" class="{_CLASSES[moment]}"/>')
-        parts.append(f'<text x="{x + 15}" y="45">{moment}</text>')
-    y = 62
+    body = [svg.text(20, 26, "Requests lost per 1,000 workers replaced (logarithmic scale)", "text bold big")]
+    for x, moment in zip((20, 130, 230), SHOWN):
+        body.append(svg.rect(x, 42, 10, 10, _COLOURS[moment]))
+        body.append(svg.text(x + 15, 51, moment, "text small"))
+    y = 76
     for load, rows in by_load(results).items():
         connections = f"{'kept' if load.kept else 'not kept'}, {load.load}"
-        parts.append(f'<text x="180" y="{y + 20}" text-anchor="end" class="bold">{load.server}</text>')
-        parts.append(f'<text x="180" y="{y + 35}" text-anchor="end" class="small">{connections}</text>')
+        body.append(svg.text(_LEFT - 10, y + 18, load.server, "text bold", "end"))
+        body.append(svg.text(_LEFT - 10, y + 33, connections, "dim small", "end"))
         for moment in SHOWN:
             row = rows.get(moment)
             if row and row["reaps"]:
-                value = 1000 * lost(row) / row["reaps"]
-                width = 130 * math.log10(1 + value)
-                parts.append(
-                    f'<rect x="190" y="{y}" width="{max(width, 1.5):.1f}" height="11" class="{_CLASSES[moment]}"/>'
-                )
-                parts.append(f'<text x="{196 + width:.0f}" y="{y + 10}">{value:.3g}</text>')
+                width = max(_DECADE * math.log10(1 + 1000 * lost(row) / row["reaps"]), 1.5)
+                body.append(svg.rect(_LEFT, y, width, 11, _COLOURS[moment]))
+                body.append(svg.text(_LEFT + width + 6, y + 10, rate(lost(row), row["reaps"]), "text small"))
             elif row:
-                parts.append(f'<text x="190" y="{y + 10}" class="small">no worker could be signalled</text>')
+                body.append(svg.text(_LEFT, y + 10, "no worker could be signalled", "dim small"))
             y += 14
         y += 12
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" width="720" height="{y}" role="img">'
-    return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"
+    about = (
+        f"At {SHOWN[0]}, right after a worker was seen idle, and at its {BOUNDARY}, by server, connections and load."
+    )
+    return svg.document("Requests lost per 1,000 workers replaced", about, (_WIDTH, y), body)

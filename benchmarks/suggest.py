@@ -1,6 +1,6 @@
 """How often `memreap suggest` is right, on synthetic pools of each kind.
 
-python benchmarks/suggest.py              measure, a few minutes on two CPUs, and write docs/suggest.md
+python benchmarks/suggest.py              measure, a few minutes on two CPUs, and write benchmarks/results/suggest.md
 python benchmarks/suggest.py --pools 5    5 of each kind, print the table only
 """
 
@@ -13,16 +13,15 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from pages import RESULTS
 from suggest_pools import EPOCH, Pool, afterwards, history, reaps_a_day
 from suggest_report import markdown, summary, table
 
 from supervisor_memreap.advice.evidence import DAY
 from supervisor_memreap.advice.suggestion import suggest
 
-PAGE = Path(__file__).parent.parent / "docs/suggest.md"
 POOLS = 30
 # core.suggestion was tuned on those before it, so they predict less about other pools.
 FIRST = 4000
@@ -172,7 +171,7 @@ def main() -> None:
         if outcome.is_answered and not outcome.is_right:
             print(outcome)
     if args.pools is None:
-        PAGE.write_text(markdown(outcomes))
+        (RESULTS / "suggest.md").write_text(markdown(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""What one quiet tick costs, in ms of CPU: python benchmarks/tick.py [--out DIRECTORY]
+"""What one quiet tick costs, in ms of CPU.
 
-Sleeping workers, 10 to 10,000 of them in 1 to 200 programs, are looked at by each way in turn, several times over; the
+    python benchmarks/tick.py             five minutes
+    python benchmarks/tick.py --report    only write the page and the picture again, from the results
+
+Waiting workers, 10 to 4,000 of them in 1 to 200 programs, are looked at by each way in turn, several times over; the
 median counts. All run on the same workers in the same run:
 
     C floor     benchmarks/tick_floor.c: the list of children and each child's statm, opened, read and closed
@@ -12,8 +15,8 @@ median counts. All run on the same workers in the same run:
     memmon      superlance's: ps -orss= -p, for each manager; it does not see the workers
     memmon -c   superlance's with --cumulative: the list of all processes, for each manager
 
-Needs a C compiler, ps, and superlance for the last two. Writes performance.md and performance.svg to docs.
-Linux only.
+Needs a C compiler, ps, and superlance for the last two. Writes performance.jsonl and performance.md to
+benchmarks/results, and docs/performance.svg. Linux only.
 """
 
 from __future__ import annotations
@@ -21,22 +24,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.metadata
 import io
+import json
+import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
 import psutil
 import tick_report
+from pages import RESULTS, picture, read
 from superlance.memmon import Memmon
 
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Recording, Settings
@@ -48,7 +56,7 @@ from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 HERE = Path(__file__).resolve().parent
-SIZES = ((1, 10), (5, 100), (50, 1000), (200, 4000), (200, 10_000))
+SIZES = ((1, 10), (5, 100), (50, 1000), (200, 4000))
 TIMES = 5
 # A way that needs more than this for one tick is measured once.
 SLOW = 2000.0
@@ -56,23 +64,49 @@ SLOW = 2000.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="directory of performance.md (docs)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="directory of performance.jsonl and .md (benchmarks/results)"
+    )
     parser.add_argument("--most", type=int, default=SIZES[-1][1], help="largest number of workers (%(default)s)")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write the page and the picture again")
     options = parser.parse_args()
-    rows = []
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            floor = build(Path(directory))
-            for programs, workers in (size for size in SIZES if size[1] <= options.most):
-                with sleepers(floor, programs, workers) as managers:
-                    rows.append(tick_report.Row(programs, workers, *measure_all(floor, managers)))
-    except KeyboardInterrupt:
-        return 130
-    page = tick_report.markdown(rows)
+    file = options.out / "performance.jsonl"
+    if not options.report:
+        try:
+            rows = measured([size for size in SIZES if size[1] <= options.most])
+        except KeyboardInterrupt:
+            return 130
+        options.out.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = read(file)
+    page = tick_report.markdown(results)
     (options.out / "performance.md").write_text(page)
-    (options.out / "performance.svg").write_text(tick_report.svg(rows))
+    picture(options.out, "performance").write_text(tick_report.drawing(results))
     print(page)
     return 0
+
+
+def measured(sizes: Sequence[tuple[int, int]]) -> list[tick_report.Result]:
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        floor = build(Path(directory))
+        for programs, workers in sizes:
+            with sleepers(floor, programs, workers) as managers:
+                ways, steps = measure_all(floor, managers)
+            row = {"programs": programs, "workers": workers, "ways": ways, "steps": steps, **about()}
+            rows.append(row)
+    return rows
+
+
+def about() -> dict[str, str]:
+    """When and on what it was measured."""
+    packages = ("supervisor_memreap", "psutil", "superlance")
+    return {
+        "at": time.strftime("%Y-%m-%d"),
+        "on": "".join(f"{name} {importlib.metadata.version(name)}, " for name in packages)
+        + f"Python {platform.python_version()}, Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs,"
+        f" load average {os.getloadavg()[0]:.0f}",
+    }
 
 
 def build(directory: Path) -> str:
@@ -97,11 +131,16 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
     """
     programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
     settings = Settings({program.name: {"limit": 1 << 40} for program in programs})
-    reaper, recording = Reaper(ThisMachine()), Minute(programs, settings)
-    reaper.tick(programs, settings, time.monotonic())
+    quiet, recording = Ticks(programs, settings), Minute(programs, settings)
+    ticks: list[dict[str, float]] = []
+
+    def by_memreap() -> float:
+        ticks.append(by_step(quiet))
+        return sum(ticks[-1].values())
+
     ways: dict[str, Callable[[], float]] = {
         "C floor": lambda: by_floor(floor, managers),
-        "memreap": lambda: by_cpu(lambda: reaper.tick(programs, settings, time.monotonic())),
+        "memreap": by_memreap,
         "recording": lambda: by_cpu(recording.pass_by) / Minute.TICKS,
         "psutil": lambda: by_cpu(lambda: by_psutil(managers)),
         "kidreaper": lambda: by_children(lambda: by_ps(managers)),
@@ -116,13 +155,34 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
                 print(
                     f"{len(managers)} programs: {way} {measured[way][-1]:.1f} ms ({number + 1} of {TIMES})", flush=True
                 )
-    steps = [by_step(reaper, programs, settings) for _ in range(TIMES)]
-    reaper.close()
+    quiet.reaper.close()
     recording.close()
-    return (
-        {way: statistics.median(values) for way, values in measured.items()},
-        {step: statistics.median(values[step] for values in steps) for step in steps[0]},
-    )
+    # Those of the tick that is the median, so that they add up to it.
+    steps = sorted(ticks, key=lambda tick: sum(tick.values()))[len(ticks) // 2]
+    return {way: statistics.median(values) for way, values in measured.items()}, steps
+
+
+class Ticks:
+    """TICK_5 to pools that have long been calm: every worker was seen to serve, and all are still there."""
+
+    def __init__(self, programs: list[Program], settings: Settings):
+        self.reaper = Reaper(ThisMachine())
+        self._arguments = programs, settings
+        self._now = time.monotonic()
+        while not self._all_serve():
+            self.pass_by()
+        self._now += policy.LONG_WAIT
+        self.pass_by()
+
+    def _all_serve(self) -> bool:
+        pools = self.reaper._watched
+        return bool(pools) and all(
+            worker.id in pool.state.population.serving for pool in pools for worker in pool.pool.workers
+        )
+
+    def pass_by(self) -> None:
+        self._now += 5.0
+        self.reaper.tick(*self._arguments, self._now)
 
 
 class Minute:
@@ -131,17 +191,16 @@ class Minute:
     TICKS = 12
 
     def __init__(self, programs: list[Program], settings: Settings):
-        self._programs = programs
-        self._settings = settings
         self._directory = tempfile.TemporaryDirectory()
         self._log: list[Event] = []
         self._outputs = SlowOutputs(self._log.append, Once(self._log.append))
         self._outputs.apply(Recording(history=f"{self._directory.name}/history.sqlite"), Contents())
-        self._reaper = Reaper(ThisMachine())
+        self._ticks = Ticks(programs, settings)
+        self._reaper = self._ticks.reaper
 
     def pass_by(self) -> None:
         for number in range(self.TICKS):
-            self._reaper.tick(self._programs, self._settings, time.monotonic())
+            self._ticks.pass_by()
             if number == 0:
                 self._reaper._sizes._measured = float("-inf")
                 self._reaper._sizes.is_incomplete = False
@@ -158,7 +217,7 @@ class Minute:
         self._directory.cleanup()
 
 
-def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict[str, float]:
+def by_step(quiet: Ticks) -> dict[str, float]:
     """Where the time of one tick goes. Each step is called once a program, so that measuring it costs little."""
     spent = {"list": 0.0, "look": 0.0, "policy": 0.0}
 
@@ -178,13 +237,13 @@ def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict
     steps = (
         (roster, "of", "list"),
         (look, "look", "look"),
-        (policy, "follow", "policy"),
+        (following, "follow", "policy"),
         (selection, "choose", "policy"),
     )
     with contextlib.ExitStack() as stack:
         for step in steps:
             stack.enter_context(timed(*step))
-        total = by_cpu(lambda: reaper.tick(programs, settings, time.monotonic()))
+        total = by_cpu(quiet.pass_by)
     return {
         "the list of each manager's children": spent["list"],
         "the size of each worker": spent["look"] - spent["list"],

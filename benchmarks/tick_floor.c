@@ -1,6 +1,7 @@
 /* The least that a look can cost: tick_floor spawn PROGRAMS WORKERS | tick_floor look TIMES PID...
 
-   spawn  forks PROGRAMS managers with WORKERS sleeping workers each, prints the managers' pids, and ends all with its stdin.
+   spawn  forks PROGRAMS managers with WORKERS workers each, which wait for a connection that never comes; prints the
+          managers' pids, and ends all with its stdin.
    look   reads each manager's list of children and each child's statm, TIMES over; prints ms of CPU for one time. */
 #include <fcntl.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static void sleep_for_ever(void) {
@@ -16,15 +18,29 @@ static void sleep_for_ever(void) {
     for (;;) pause();
 }
 
+/* A socket with an address that the kernel chooses. */
+static int listening(void) {
+    struct sockaddr address = { .sa_family = AF_UNIX };
+    int own = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (own < 0 || bind(own, &address, sizeof address.sa_family) || listen(own, 8)) { perror("listen"); exit(1); }
+    return own;
+}
+
+static void serve(int own) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) close(accept(own, NULL, NULL));
+}
+
 static int spawn(int programs, int workers) {
     char byte;
     for (int program = 0; program < programs; program++) {
         pid_t manager = fork();
         if (manager == 0) {
+            int own = listening();
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             for (int worker = 0; worker < workers; worker++) {
                 pid_t child = fork();
-                if (child == 0) sleep_for_ever();
+                if (child == 0) serve(own);
                 if (child < 0) { perror("fork"); exit(1); }
             }
             printf("%d\n", getpid());

@@ -31,6 +31,7 @@ DOCUMENTS = [
     stack.ROOT / "README.md",
     *sorted((stack.ROOT / "docs").glob("*.md")),
     *sorted((stack.ROOT / "tests").glob("*.md")),
+    *sorted((stack.ROOT / "benchmarks/results").glob("*.md")),
 ]
 
 

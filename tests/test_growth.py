@@ -11,7 +11,6 @@ import pytest
 from support import driver
 from support.driver import eventually
 from support.reaping import Reaping
-from support.stack import ROOT
 
 from supervisor_memreap.advice import growth
 from supervisor_memreap.advice.growth import Growth, Sample
@@ -239,10 +238,3 @@ def test_a_pool_with_a_total_shows_it_and_what_it_holds():
     assert (pool["total_limit_bytes"], pool["pool_bytes"]) == (500 * MIB, 120 * MIB)
     unread = values(worker(11, 60), settings=settings, is_total_unreadable=True)
     assert (unread["total_limit_bytes"], unread.get("pool_bytes")) == (500 * MIB, None)
-
-
-def test_the_manual_documents_every_value():
-    manual = (ROOT / "docs/operating.md").read_text()
-    total = values(worker(11, 160), settings=replace(SETTINGS, total=MIB), scopes=(MemoryScope("myapp", 9, 8),))
-    keys = {*GROWING, *total, *GROWING["workers"][0], *total["workers"][0]}
-    assert [key for key in keys if key not in manual] == []

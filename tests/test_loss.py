@@ -59,10 +59,10 @@ def test_the_page_and_the_picture_have_the_figures(measured):
     assert f"| f | moderate, kept | {held['leak']} | {held['recycled']} |" in page
     assert f"{loss_report.memory(held['overshoot'])} | {loss_report._durations(Counter(took))} |" in page
     assert f"FCGI::ProcManager {held['versions']['FCGI::ProcManager']}" in page
-    picture = xml.etree.ElementTree.fromstring(loss_report.svg(measured))
+    picture = xml.etree.ElementTree.fromstring(loss_report.drawing(measured))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     at = texts.index("memreap")
-    assert texts[at + 1 : at + 5] == [f"{held['recycled']} replaced", "0", "0", "0"]
+    assert texts[at + 1 : at + 5] == [f"{held['recycled']} replaced", loss_report.rate(0, held["recycled"]), "0", "0"]
 
 
 def test_recorded_results_are_not_measured_again(measured, tmp_path, monkeypatch):

@@ -39,12 +39,12 @@ def test_with_uss_the_worker_that_frees_most_is_reaped_and_that_much_is_freed(me
     assert len(rows) == REAPS
     for row in rows:
         assert memory_report.picked_best(row)
-        assert memory_report.came_back(row) == pytest.approx(row["promised"], rel=0.1)
+        assert memory_report.freed(row) == pytest.approx(row["promised"], rel=0.1)
 
 
 def test_the_event_reports_what_was_freed_with_any_metric(measured):
     for row in measured:
-        assert row["event"]["came_back"] == pytest.approx(memory_report.came_back(row), rel=0.1)
+        assert row["event"]["came_back"] == pytest.approx(memory_report.freed(row), rel=0.1)
         assert row["event"]["used"] == pytest.approx(row["promised"], rel=0.01)
         assert row["event"]["taken"] == pytest.approx(row["replacement"], abs=memory.MIB)
 
@@ -54,7 +54,7 @@ def test_the_event_reports_what_was_freed_with_any_metric(measured):
 )
 def test_the_line_explains_a_metric_that_promised_more_than_was_freed(measured, metric, rest):
     (row,) = with_metric(measured, metric)
-    assert row["promised"] > 1.3 * memory_report.came_back(row)
+    assert row["promised"] > 1.3 * memory_report.freed(row)
     line = (
         rf"worker \d+ left after \S+ m?s, \d+ MiB of its [2-9]\d\d MiB \({metric}\) freed, {rest}, \d+ took its place"
     )
@@ -77,17 +77,16 @@ def test_the_tables_and_the_picture_have_the_figures(measured):
     page = memory_report.tables(measured)
     assert re.search(rf"^\| `uss` \| {REAPS} \| .* \| {REAPS} of {REAPS} \| {REAPS} of {REAPS} \|$", page, re.MULTILINE)
     assert f"In {len(measured)} of {len(measured)} reaps, the figure in memreap's log is within 10 %" in page
-    picture = xml.etree.ElementTree.fromstring(memory_report.svg(measured))
+    picture = xml.etree.ElementTree.fromstring(memory_report.drawing(measured))
     assert set(memory_report.METRICS) <= {text.text for text in picture.iter(TEXTS)}
-    marks = [*picture.iter("{http://www.w3.org/2000/svg}circle")]
+    marks = [mark for mark in picture.iter("{http://www.w3.org/2000/svg}rect") if mark.get("class") == "blue mid"]
     assert len(marks) == REAPS + 1  # and that of the legend
 
 
 def test_the_page_and_the_picture_are_made_from_the_results_beside_them():
-    docs = stack.ROOT / "docs"
-    results = memory.read(docs / "memory.jsonl")
-    page = (docs / "memory.md").read_text()
+    results = memory.read(memory.RESULTS / "memory.jsonl")
+    page = (memory.RESULTS / "memory.md").read_text()
     assert page.partition(memory_report.BEGIN)[2].partition(memory_report.END)[0].strip() == (
         memory_report.tables(results).strip()
     )
-    assert (docs / "memory.svg").read_text() == memory_report.svg(results)
+    assert (stack.ROOT / "docs/memory.svg").read_text() == memory_report.drawing(results)

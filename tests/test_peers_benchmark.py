@@ -11,6 +11,7 @@ from support import stack
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 
+import pages
 import peers as benchmark
 import peers_report
 import peers_ways
@@ -74,7 +75,7 @@ def test_a_program_that_ended_is_noted():
 
 
 def texts_of(results: list[peers_report.Result]) -> list[str]:
-    picture = xml.etree.ElementTree.fromstring(peers_report.picture(results))
+    picture = xml.etree.ElementTree.fromstring(peers_report.drawing(results))
     return [text.text or "" for text in picture.iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -110,8 +111,8 @@ def test_each_way_turns_on_what_the_set_up_of_its_server_turns_off(title):
 
 
 def test_the_documentation_page_is_made_from_its_results():
-    results = benchmark.read(stack.ROOT / "docs/peers.jsonl")
-    page = (stack.ROOT / "docs/peers.md").read_text()
+    results = benchmark.read(pages.RESULTS / "peers.jsonl")
+    page = (pages.RESULTS / "peers.md").read_text()
     assert peers_report.tables(results) in page
-    assert peers_report.picture(results) == (stack.ROOT / "docs/peers.svg").read_text()
+    assert peers_report.drawing(results) == (stack.ROOT / "docs/peers.svg").read_text()
     assert {peers_report.lost(row) for row in results if row["way"] == "memreap"} == {0}

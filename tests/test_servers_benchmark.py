@@ -11,6 +11,7 @@ from support import servers, stack
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 
+import pages
 import servers as benchmark
 import servers_report
 from quantiles import quantile
@@ -116,10 +117,10 @@ def test_a_different_signal_for_busy_workers_has_its_own_number():
 
 
 def test_the_picture_has_a_bar_for_each_moment():
-    picture = xml.etree.ElementTree.fromstring(servers_report.svg(RESULTS))
+    picture = xml.etree.ElementTree.fromstring(servers_report.drawing(RESULTS))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     at = texts.index(SERVER)
-    assert texts[at : at + 5] == [SERVER, "not kept, 8 clients", "70", "no worker could be signalled", "0"]
+    assert texts[at : at + 5] == [SERVER, "not kept, 8 clients", "70", "no worker could be signalled", "0 (< 10)"]
 
 
 def options(monkeypatch, *words: str):
@@ -147,11 +148,11 @@ def test_the_signal_for_busy_workers_is_measured_only_if_it_is_cheaper(monkeypat
 
 
 def test_the_documentation_page_is_made_from_its_results():
-    results = benchmark.read(stack.ROOT / "docs/servers.jsonl")
-    page = (stack.ROOT / "docs/servers.md").read_text()
+    results = benchmark.read(pages.RESULTS / "servers.jsonl")
+    page = (pages.RESULTS / "servers.md").read_text()
     assert servers_report.tables(results) in page
     assert servers_report.needs() in page
-    assert servers_report.svg(results) == (stack.ROOT / "docs/servers.svg").read_text()
+    assert servers_report.drawing(results) == (stack.ROOT / "docs/servers.svg").read_text()
     for load, rows in servers_report.by_load(results).items():
         row = rows["boundary"]
         # Where the boundary is seldom reached, workers grow on until they are signalled while busy.

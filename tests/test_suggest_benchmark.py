@@ -12,6 +12,7 @@ from supervisor_memreap.advice.suggestion import Why
 sys.path.append(str(stack.ROOT / "benchmarks"))
 import suggest as benchmark
 import suggest_report
+from pages import RESULTS
 
 WRONG = benchmark.Outcome("steady leak", 0, "steady leak", "", 100, 10.0, None, 13.5, 0.1)
 
@@ -64,7 +65,7 @@ def test_the_table_counts_wrong_predictions():
 
 
 def test_the_documentation_page_matches_the_benchmark():
-    page = (stack.ROOT / "docs/suggest.md").read_text()
+    page = (RESULTS / "suggest.md").read_text()
     assert all(f"| {kind} |" in page for kind in (*benchmark.KINDS, benchmark.TOO_SHORT))
     assert suggest_report._LEGEND in page
     assert suggest_report._INTRODUCTION in page

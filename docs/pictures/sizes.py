@@ -114,7 +114,7 @@ def _foot(workers: list[dict[str, int]], rss: float, held: float, height: float)
     yield svg.text(20, top + 24, f"All workers together, by RSS: {_mib(rss)}.", "text")
     yield svg.text(20, top + 42, f"The whole pool really holds, with its manager: {_mib(held)} (PSS).")
     back, not_back = _mib(workers[-1]["uss"]), _mib(workers[-1]["rss"])
-    last = f"When worker {len(workers)} leaves, {back} come back (USS), not {not_back}."
+    last = f"When worker {len(workers)} leaves, {back} are freed (USS), not {not_back}."
     yield svg.text(20, top + 60, last, "text bold")
 
 

@@ -94,7 +94,7 @@ class Server(NamedTuple):
         return self.graceful is not None
 
 
-# What each moment costs was measured (benchmarks/results); at its boundary, no server lost a request. Starman loses
+# What each moment costs was measured (benchmarks/results/servers.md); at its boundary, no server lost a request. Starman loses
 # requests at any moment, and also right after it was seen idle: 45 of 300 and 60 of 300; uWSGI now and then: seen idle
 # 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
 # While busy: the most that was lost with 3 or 8 clients on 4 workers. Of FCGI::ProcManager, HUP lost up to 1 of 300 and
