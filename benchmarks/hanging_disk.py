@@ -7,7 +7,7 @@ looked at, every look is recorded, and everything that happens is an event:
     hanging    fsfreeze: every write waits in the kernel, as with a file server or a controller that does not answer
     writing    it works again: buffered events are written
 
-Needs root, a C compiler and e2fsprogs. Writes the table of history.md to docs. Linux only.
+Needs root, a C compiler and e2fsprogs. Writes benchmarks/results/hanging_disk.md. Linux only.
 """
 
 from __future__ import annotations
@@ -38,12 +38,18 @@ from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 PROGRAMS, WORKERS, LOOKS = 50, 1000, 30
-BEGIN, END = "<!-- hanging_disk.py -->", "<!-- end -->"
+PAGE = """\
+# A disk that hangs
+
+How long a look takes while the disk of the history works, hangs (`fsfreeze`: every write waits in the kernel), and
+works again. `python benchmarks/hanging_disk.py`, as root, writes this page.
+
+"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="directory of history.md (docs)")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="directory of hanging_disk.md (results)")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("hanging_disk.py: only root can mount and freeze a file system", file=sys.stderr)
@@ -56,9 +62,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     print(table)
-    page = options.out / "history.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    (options.out / "hanging_disk.md").write_text(f"{PAGE}{table}\n")
     return 0
 
 

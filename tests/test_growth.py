@@ -242,7 +242,7 @@ def test_a_pool_with_a_total_shows_it_and_what_it_holds():
 
 
 def test_the_manual_documents_every_value():
-    manual = (ROOT / "docs/operating.md").read_text()
+    manual = (ROOT / "docs/interfaces.md").read_text()
     total = values(worker(11, 160), settings=replace(SETTINGS, total=MIB), scopes=(MemoryScope("myapp", 9, 8),))
     keys = {*GROWING, *total, *GROWING["workers"][0], *total["workers"][0]}
     assert [key for key in keys if key not in manual] == []

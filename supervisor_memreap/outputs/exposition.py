@@ -1,7 +1,7 @@
 """The metrics as Prometheus gets them. Needs prometheus-client.
 
 Base units, and by pool, never by pid: a worker lives for hours, and each pid would be a permanent time series. What is
-unknown has no value, rather than 0. docs/fleet.md has a table of all of them.
+unknown has no value, rather than 0. docs/metrics.md has a table of all of them.
 """
 
 from __future__ import annotations
