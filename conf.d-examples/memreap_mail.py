@@ -2,7 +2,7 @@
 """Mail memreap's announcements through sendmail, at most one mail an hour for each pool.
 
 What is announced within the hour is collected, and sent with the next mail. If sendmail fails, it is tried again
-after a minute. Needs only Python 3.9; docs/events.md describes an announcement.
+after a minute. Needs only Python 3.9; docs/interfaces.md describes an announcement.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -I
 """Pass memreap's announcements to a command on its standard input: memreap_notify.py COMMAND [ARGUMENT …]
 
-Needs only supervisor. docs/operating.md describes an announcement.
+Needs only supervisor. docs/interfaces.md describes an announcement.
 """
 
 import json

@@ -46,9 +46,9 @@ NAME is a pool, or a group or a program with numprocs: then all of its pools.
 The listener carries commands out, and signals a worker while it serves no
 request; see its log (tail memreap stderr). Sizes are in the pool's metric.
 memory needs no listener: supervisorctl itself reads it, with its user's rights.
-Exit status: 0; 1 something is wrong, a pool is suspended, OVERDUE or not
-watched, or the command was refused, or with --wait the roll stopped; 2 bad
-usage.
+exit status: 0 memreap watches all pools, or did what was asked; 1 a pool is
+suspended, OVERDUE or not watched (BLIND), something is wrong with the listener,
+the command was refused or not answered, or the roll stopped; 2 bad usage.
 """
 
 

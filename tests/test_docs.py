@@ -1,31 +1,53 @@
-"""References in the documentation to tests and to other pages are correct."""
+"""The reference pages have what the code has, no less and no more; references to tests and to files are correct."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
+from datetime import datetime
+from unittest import mock
 
 import pytest
+from support import sawtooth, stack
 from support import servers as set_ups
-from support import stack
 from support.inprocess import memreap
 from test_core_events import EXAMPLES
 from test_layers import LAYERS
 
+from supervisor_memreap.advice.evidence import Kind as GrowthKind
+from supervisor_memreap.advice.suggestion import suggest
 from supervisor_memreap.commands.cli import parser
+from supervisor_memreap.core import events as all_events
 from supervisor_memreap.core import servers
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.reasons import REASONS
-from supervisor_memreap.core.rows import MemoryRow, PoolRow, WorkerRow
-from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS
+from supervisor_memreap.core.rows import ListenerRow, MemoryRow, PoolRow, RollRow, SuspensionRow, WorkerRow
+from supervisor_memreap.core.settings import (
+    KEYS,
+    RECORDING_KEYS,
+    Given,
+    PoolSettings,
+    Recording,
+    SettingsError,
+    field_of,
+    parse,
+)
+from supervisor_memreap.core.state import Cause
+from supervisor_memreap.core.values import duration, size
+from supervisor_memreap.ctlplugin import HELP, MemreapControllerPlugin
 from supervisor_memreap.doctor import recycling
 from supervisor_memreap.outputs import fields
+from supervisor_memreap.outputs.view import View
+from supervisor_memreap.reports import advicetext, summary
+from supervisor_memreap.rpcinterface import MemreapNamespaceRPCInterface
 
-(COMMANDS,) = [list(action.choices) for action in parser()._actions if isinstance(action.choices, dict)]
+(PARSERS,) = [action.choices for action in parser(is_whole=True)._actions if isinstance(action.choices, dict)]
+COMMANDS = list(PARSERS)
+CONTROL = re.findall(r"^memreap (\w+)", HELP, re.MULTILINE)
 SAFETY = stack.ROOT / "tests/SAFETY.md"
 DOCUMENTS = [
     stack.ROOT / "README.md",
@@ -33,6 +55,24 @@ DOCUMENTS = [
     *sorted((stack.ROOT / "tests").glob("*.md")),
     *sorted((stack.ROOT / "benchmarks/results").glob("*.md")),
 ]
+
+
+def after(page: str, start: str, end: str) -> str:
+    """What follows `start` in a page, up to `end`."""
+    _, found, rest = (stack.ROOT / page).read_text().partition(start)
+    assert found, f"{page} has no {start}"
+    return re.split(end, rest)[0]
+
+
+def rows(page: str, head: str) -> list[tuple[str, ...]]:
+    """Of the table with this head: the cells of each row."""
+    lines = after(page, f"\n{head}\n", r"\n\n").strip().splitlines()[1:]
+    return [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines]
+
+
+def spans(text: str) -> set[str]:
+    """What is in code spans."""
+    return set(re.findall(r"`([^`]+)`", text))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -47,12 +87,6 @@ def test_every_named_test_exists(document):
 
 def test_the_list_of_checks_names_tests():
     assert len(re.findall(r"`test_\w+\.py::test_\w+`", SAFETY.read_text())) > 250
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_internal_link_resolves(document):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
-    assert [link for link in links if not (document.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/install.md"])
@@ -71,17 +105,32 @@ def accepts_a_path(key: str) -> bool:
     return True
 
 
-def test_the_events_page_has_each_event_with_its_fields():
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \|", (stack.ROOT / "docs/events.md").read_text(), re.MULTILINE)
-    described = {(event, name): set(re.findall(r"`(\w+)`", own)) for event, name, own in rows}
+def test_the_events_table_has_each_event_with_its_fields():
+    """`name` is `event` in another spelling where the row does not have it."""
+    described = {}
+    for events, own, _ in rows("docs/interfaces.md", "| event | its own fields | what happened |"):
+        names = re.findall(r"\(`(\w+)`\)", events)
+        for event in re.findall(r"(?<!\()`(\w+)`", events):
+            name = names[0] if names else "".join(part.capitalize() for part in event.split("_"))
+            assert (event, name) not in described
+            described[event, name] = spans(own)
     values = [fields.of(event) for event, _ in EXAMPLES]
     assert described == {(each["event"], each["name"]): set(each) - set(fields.COMMON) for each in values}
-    assert len(rows) == len(described)
 
 
-def test_the_events_page_has_the_common_fields():
-    table = (stack.ROOT / "docs/events.md").read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*fields.COMMON, "shortened"]
+def test_the_common_fields_of_events_are_listed_and_the_example_is_an_event():
+    table = [cell.strip("`") for cell, _ in rows("docs/interfaces.md", "| field | meaning |")]
+    assert table == [*fields.COMMON, "shortened"]
+    shown = json.loads(re.search(r"(?s)\n    (\{.*?\})\n\n", after("docs/interfaces.md", "## Events", r"\n## "))[1])
+    (event,) = (event for event, _ in EXAMPLES if event.text.endswith("limit 150 MiB: HUP sent between two requests"))
+    assert (list(shown), list(shown["evidence"])) == (list(fields.of(event)), list(fields.of(event)["evidence"]))
+    assert datetime.fromisoformat(shown["time"]).timestamp() == int(shown["at"])
+
+
+def test_each_announcement_is_listed():
+    announced = {kind.announced_as for kind in all_events.kinds() if kind.announced_as}
+    text = " ".join(after("docs/interfaces.md", "## Announcements", r"\n## ").split())
+    assert spans(text.partition("each of these events: ")[2].partition(".")[0]) == announced
 
 
 def man_page():
@@ -91,15 +140,16 @@ def man_page():
     return module
 
 
-def test_the_man_page_is_generated_from_help_and_readme():
+def test_the_man_page_is_generated_from_help_and_settings():
     assert (stack.ROOT / "docs/memreap.1").read_text() == man_page().page(), "run python docs/manpage.py"
 
 
-def test_the_man_page_has_every_command_and_every_setting():
+def test_the_man_page_has_every_command_also_of_supervisorctl_and_every_setting():
     page = (stack.ROOT / "docs/memreap.1").read_text().replace("\\-", "-")
     commands = re.findall(r"^\.SS \\fBmemreap (\w+)\\fR$", page, re.MULTILINE)
     assert commands == COMMANDS
-    assert [key for key in KEYS if f"\\fB{key}\\fR (default " not in page] == []
+    assert re.findall(r"^\\fBsupervisorctl memreap (\w+)", page, re.MULTILINE) == list(CONTROL)
+    assert re.findall(r"^\\fB(\w+)\\fR \(default ", page, re.MULTILINE) == list(KEYS)
 
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff would say what is wrong with it")
@@ -110,47 +160,107 @@ def test_the_man_page_has_no_warnings():
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])
-def test_each_help_page_fits_a_terminal_and_the_readme_names_each_command(words):
+def test_each_help_page_fits_a_terminal(words):
     result = memreap(*words, "--help", environment={"COLUMNS": "100"})
     assert result.returncode == 0
     assert result.stdout.startswith("usage: memreap")
     assert len(result.stdout.splitlines()) > 8
     assert max(map(len, result.stdout.splitlines())) <= 100
-    assert " ".join(["memreap", *words]) in (stack.ROOT / "README.md").read_text()
 
 
-def test_every_line_explained_in_the_readme_is_written_by_memreap():
-    table = (stack.ROOT / "README.md").read_text().partition("| the log says |")[2].partition("\n\n")[0]
-    explained = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-    sources = (path.read_text() for path in (stack.ROOT / "supervisor_memreap").rglob("*.py"))
-    texts = [
-        *(event.text for event, _ in EXAMPLES),
-        *(node.value for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)),
-    ]
-    patterns = {line: re.compile(re.sub("[0-9]+", r"[0-9]+", re.escape(line))) for line in explained}
-    assert len(explained) > 25
-    assert [line for line, pattern in patterns.items() if not any(map(pattern.search, map(str, texts)))] == []
+def test_the_tables_of_commands_have_each_command_and_what_ends_it():
+    commands = "".join(cell for cell, _ in rows("docs/commands.md", "| command | what it does |"))
+    assert re.findall(r"`memreap (\w+)", commands) == COMMANDS
+    control = after("docs/commands.md", "## supervisorctl memreap", r"\n```")
+    assert re.findall(r"^\| `supervisorctl memreap (\w+)", control, re.MULTILINE) == list(CONTROL)
+    statuses = {
+        f"memreap {name}": exit_statuses(f"{each.description}\n\n{each.epilog}") for name, each in PARSERS.items()
+    }
+    statuses["supervisorctl memreap"] = exit_statuses(HELP)
+    for of_all in (each.pop(2) for each in statuses.values()):
+        assert of_all.startswith("bad usage")
+    assert [each.pop(130, "Ctrl-C") for each in statuses.values()] == ["Ctrl-C"] * len(statuses)
+    table = {}
+    for command, *cells, other in rows("docs/commands.md", "| command | 0 | 1 | other |"):
+        known = {number: cell for number, cell in enumerate(cells) if cell != "\N{EN DASH}"}
+        more = re.fullmatch(r"(\d+) (.*)", other)
+        table[command.strip("`")] = {**known, **({int(more[1]): more[2]} if more else {})}
+    assert table == statuses
 
 
-def test_the_readme_has_every_setting():
-    table = (stack.ROOT / "README.md").read_text().partition("| key | default | meaning |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(KEYS)
+def exit_statuses(text: str) -> dict[int, str]:
+    """As a help page has them."""
+    (sentence,) = re.findall(r"(?s)exit status: (.*?)\.?\s*(?:\n\n|$)", text)
+    parts = re.split(r"; (?=\d)", " ".join(sentence.split()))
+    return {int(number): meaning for number, _, meaning in (part.partition(" ") for part in parts)}
 
 
-def after(page: str, start: str, end: str) -> str:
-    """What follows `start` in a page, up to `end`."""
-    _, found, rest = (stack.ROOT / page).read_text().partition(start)
-    assert found, f"{page} has no {start}"
-    return re.split(end, rest)[0]
+def test_the_help_of_supervisorctl_has_each_of_its_commands():
+    plugin = MemreapControllerPlugin(mock.Mock(options=mock.Mock(plugins=[])))
+    plugin.do_memreap("nothing")
+    (line,) = (call.args[0] for call in plugin.ctl.output.call_args_list)
+    named = line.partition("the commands are ")[2].split(", ")
+    assert set(CONTROL) == set(named)
+
+
+SETTINGS_TABLE = rows("docs/settings.md", "| setting | default | allowed | meaning |")
+
+
+def test_the_table_of_settings_has_each_setting_with_its_default():
+    assert [key.strip("`") for key, *_ in SETTINGS_TABLE] == list(KEYS)
+    defaults = {**vars(PoolSettings()), **vars(Recording())}
+    for name, shown, *_ in SETTINGS_TABLE:
+        key, is_value = name.strip("`"), bool(re.fullmatch("`[^`]+`", shown))
+        default = defaults[field_of(key)]
+        assert (parse(key, Given(shown.strip("`"), "")) == default) if is_value else default in (None, ""), key
+        assert is_value or shown == "\N{EN DASH}" or key in ("signal", "history"), key
+
+
+def accepts(key: str, value: str) -> bool:
+    try:
+        parse(key, Given(value, ""))
+    except SettingsError:
+        return False
+    return True
+
+
+def beyond(value: str) -> tuple[str, str]:
+    """A little less, and a little more."""
+    if value.endswith("%"):
+        return f"{float(value[:-1]) - 0.001:.3f}%", f"{float(value[:-1]) + 0.001:.3f}%"
+    if value.endswith("B"):
+        return str(size(value) - 1), str(size(value) + 1)
+    if value.isdigit():
+        return str(int(value) - 1), str(int(value) + 1)
+    return f"{duration(value) - 0.001:.3f}s", f"{duration(value) + 0.001:.3f}s"
+
+
+def test_the_table_of_settings_has_what_is_allowed_and_no_more():
+    """A range ends where it says, a list has all words that there are; `LIKE:THIS` is a pattern."""
+    words = {word for *_, allowed, _ in SETTINGS_TABLE for word in spans(allowed)} | {"STOP", "on", "3"}
+    for name, _, allowed, _ in SETTINGS_TABLE:
+        key, ends = name.strip("`"), re.findall(r"`([^`]+)` to `([^`]+)`", allowed)
+        for least, most in ends:
+            assert [accepts(key, value) for value in (least, most)] == [True, True], key
+            assert [accepts(key, value) for value in (beyond(least)[0], beyond(most)[1])] == [False, False], key
+        if not ends:
+            some = {word for word in words if not word[0].isdigit() or key == "depth"}
+            listed = spans(allowed) - {"ADDRESS:PORT", ".prom"}
+            synonyms = {"on", "off"} if listed == {"yes", "no"} else set()
+            assert {word for word in some if accepts(key, word)} == listed | synonyms, key
+    assert accepts("metrics", "127.0.0.1:65535")
+    assert not accepts("metrics", "127.0.0.1:65536")
+    assert not accepts("history", "relative/path")
+    assert not accepts("metrics_file", "/a/file.txt")
 
 
 @pytest.mark.parametrize(
     ("page", "start", "is_in_order"),
     [
-        ("README.md", "Each watched program needs", False),
         ("docs/how-it-works.md", "The order of reasons: workers that a user asked to replace", True),
         ("docs/memory.md", "urgent: a user's request", True),
-        ("docs/events.md", "| `reason` |", False),
+        ("docs/settings.md", "Each watched program needs", False),
+        ("docs/interfaces.md", "| `reason` |", False),
         ("docs/metrics.md", "| `reason` |", False),
     ],
 )
@@ -161,26 +271,48 @@ def test_each_list_of_the_reasons_is_complete(page, start, is_in_order):
 
 
 def row_of_status(key: str) -> set[str]:
-    return set(re.findall(r"`([\w ]+)`", after("docs/operating.md", f"\n| `{key}` |", r"\|\n")))
+    return set(re.findall(r"`([\w ]+)`", after("docs/interfaces.md", f"\n| `{key}` |", r"\|\n")))
 
 
-def test_the_operating_page_has_each_key_of_a_pool_and_each_of_their_values():
-    table = after("docs/operating.md", "| key of a pool | meaning |", r"\n\n")
-    keys = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
-    assert keys == set(PoolRow.__annotations__)
+def keys_of(head: str) -> set[str]:
+    """In the first column of this table."""
+    return {key for cell, _ in rows("docs/interfaces.md", head) for key in spans(cell)}
+
+
+def test_the_json_of_the_status_has_each_key_and_each_of_their_values():
+    assert keys_of("| key of a pool | meaning |") == set(PoolRow.__annotations__)
+    assert keys_of("| key | meaning |") == set(View([], "look", "n", ("t",), 1.0, warnings=("w",)).values())
     assert row_of_status("workers") >= {*WorkerRow.__annotations__, *(reason.label for reason in REASONS)}
+    assert row_of_status("roll") == set(RollRow.__annotations__)
+    assert row_of_status("suspension") == set(SuspensionRow.__annotations__) | {cause.value for cause in Cause}
     assert row_of_status("standing") == {standing.value for standing in Standing}
-    shown = re.findall(r"^\| ([A-Z]+) \|", after("docs/operating.md", "| standing | meaning |", r"\n\n"), re.MULTILINE)
+    shown = re.findall(r"^\| ([A-Z]+) \|", after("docs/commands.md", "| standing | meaning |", r"\n\n"), re.MULTILINE)
     assert {word.lower() for word in shown} == {standing.value for standing in Standing} - {"not running"}
 
 
-def test_the_operating_page_has_each_key_of_what_a_program_holds():
-    table = after("docs/operating.md", "| key of a program | meaning |", r"\n\n")
-    keys = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
-    assert keys == set(MemoryRow.__annotations__)
+def test_the_json_of_other_commands_and_of_the_listener_has_each_key(monkeypatch):
+    assert keys_of("| key of a program | meaning |") == set(MemoryRow.__annotations__)
+    assert keys_of("| key of the listener | meaning |") == set(ListenerRow.__annotations__)
+    for module in (summary, advicetext):
+        monkeypatch.setattr(module, "known", lambda row: row)
+    monkeypatch.setattr(summary, "timed", lambda row: row)
+    report = summary.values(summary.of(sawtooth.troubled(), sawtooth.UNTIL - 86400, sawtooth.UNTIL))
+    assert keys_of("| key of a pool in a report | meaning |") == set(report)
+    assert row_of_status("days") == set(report["days"][0])
+    suggestion = suggest(sawtooth.pool(days=3), sawtooth.UNTIL)
+    assert keys_of("| key of a suggestion | meaning |") == set(advicetext.values(suggestion))
+    assert row_of_status("kind") == {kind.value for kind in GrowthKind}
+    forecast = next(iter(advicetext.values(suggestion)["candidates"]))
+    assert spans(after("docs/interfaces.md", "| `candidates`, `present` |", r"\|\n")) == set(forecast)
 
 
-def test_the_operating_page_has_each_hindrance_for_which_a_worker_is_overdue():
+def test_each_method_of_xml_rpc_is_listed():
+    methods = {name for name in vars(MemreapNamespaceRPCInterface) if not name.startswith("_")}
+    table = "".join(cell for cell, _ in rows("docs/interfaces.md", "| method | what it returns |"))
+    assert set(re.findall(r"`memreap\.(\w+)\(", table)) == methods
+
+
+def test_the_json_of_the_status_has_each_hindrance_for_which_a_worker_is_overdue():
     waits = {Kind.OBSERVED, Kind.PAUSED, Kind.SUSPENDED, Kind.LEAVING, Kind.SETTLING, Kind.YOUNG}
     assert row_of_status("hindrance") - {"kind", "text", "since"} == {kind.value for kind in set(Kind) - waits}
 

@@ -17,7 +17,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON; see docs/operating.md")
+    parser.add_argument("--json", action="store_true", help="print JSON; see docs/interfaces.md")
 
 
 def add_history(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ Print a shell completion script for memreap's commands, options and files. It ne
 
 It takes effect in a new shell. Print it again after each upgrade of memreap.
 
-exit status: 0; 2 bad usage, or the extra is missing.
+exit status: 0 it is printed; 2 bad usage, or shtab is missing.
 """
 
 from __future__ import annotations

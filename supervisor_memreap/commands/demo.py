@@ -7,8 +7,9 @@ last half minute there are twice as many clients as workers: none is idle, and r
 It ends on its own, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
 SIGKILL, its directory stays, and the next demo removes it.)
 
-exit status: 0 if workers were reaped and no request was lost, or if you stopped it before; 1 if
-not; 2 bad usage; 128 plus the signal's number if you stopped it before the pool ran.
+exit status: 0 workers were reaped and no request was lost, or you stopped it before; 1 no worker
+was reaped, a request was lost, or its supervisord ended; 2 bad usage; 128 plus the signal's number:
+you stopped it before the pool ran.
 """
 
 from __future__ import annotations

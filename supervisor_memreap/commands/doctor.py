@@ -11,8 +11,8 @@ Perl which FCGI::ProcManager it has.
 
 A line with "note:" is about something that works but could work better, or that is unknown.
 
-exit status: 0 no problems found; 1 problems found; 2 no configuration, or bad usage; 70 internal
-error.
+exit status: 0 no problems found; 1 problems found; 2 bad usage, or no configuration; 70 internal
+error; 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -44,8 +44,9 @@ from supervisor_memreap.supervisord.configured import configured
 EPILOG = f"""\
 settings: {textwrap.fill(", ".join(POOL_KEYS), 85)}
 
-exit status: 0 no worker is left over the limit, or --dry-run shows what would be reaped; 1 a worker
-could not be reaped, and the output says why; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 no worker that has to go is left, or --dry-run shows what would be reaped; 1 one is
+left, and the output says why, NAME or a section names no program, or supervisord does not answer; 2
+bad usage or configuration; 130 Ctrl-C.
 """
 
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--pid", type=int, help="pid of the pool's manager")
     which.add_argument("--pidfile", metavar="FILE", help="file with the pid of the manager")
     parser.add_argument("-n", "--dry-run", action="store_true", help="send nothing, print what would be done")
-    parser.add_argument("--json", action="store_true", help="print JSON, one event per line; see docs/events.md")
+    parser.add_argument("--json", action="store_true", help="print JSON, one event per line; see docs/interfaces.md")
     parser.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     add_configuration(parser)
 

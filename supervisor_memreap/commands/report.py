@@ -10,8 +10,8 @@ recording, and the limit that memreap suggest would set.
 --html writes one file that needs nothing else: no network and no script. It has a picture of each
 pool, and needs matplotlib for that: the extra `plot`, or Debian's python3-matplotlib
 
-exit status: 0; 1 there is no history, no such pool, or the file cannot be written; 2 bad usage or
-configuration, or no matplotlib for --html; 130 Ctrl-C.
+exit status: 0 it is shown or written; 1 there is no history, no such pool, or the file cannot be
+written; 2 bad usage or configuration, or no matplotlib for --html; 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ that has left its program, as one that daemonizes, is not counted.
 Run it as root, or as the programs' user, on the machine and in the container of supervisord. A size
 that cannot be read is "-", and a sum that lacks some processes begins with ">"; a line says why.
 
-exit status: 0; 1 something could not be read, supervisord does not answer or runs elsewhere, or it
-has no program NAME; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 all was read; 1 something could not be read, supervisord does not answer or runs
+elsewhere, or it has no program NAME; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ the listener's command, or nowhere (default). For each setting, the most specifi
 
 If supervisord does not answer, the programs in the configuration are shown.
 
-exit status: 0; 1 NAME is not watched, or nothing is; 2 bad usage or configuration.
+exit status: 0 they are shown; 1 NAME is not watched, or nothing is; 2 bad usage or configuration;
+130 Ctrl-C.
 """
 
 from __future__ import annotations

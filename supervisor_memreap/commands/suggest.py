@@ -5,7 +5,7 @@ what the pool holds. Signals no worker and changes nothing.
 
     memreap suggest                 all pools
     memreap suggest myapp
-    memreap suggest myapp --json    as JSON; see docs/operating.md
+    memreap suggest myapp --json    as JSON; see docs/interfaces.md
 
 Start with observe=yes in [memreap:myapp]: then the pool is watched and no worker is signalled. Ask
 a day later. The block at the end is for your configuration. A figure that cannot be predicted

@@ -94,9 +94,9 @@ class Server(NamedTuple):
         return self.graceful is not None
 
 
-# What each moment costs was measured (benchmarks/results/servers.md); at its boundary, no server lost a request. Starman loses
-# requests at any moment, and also right after it was seen idle: 45 of 300 and 60 of 300; uWSGI now and then: seen idle
-# 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
+# What each moment costs was measured (benchmarks/results/servers.md); at its boundary, no server lost a request.
+# Starman loses requests at any moment, and also right after it was seen idle: 45 of 300 and 60 of 300; uWSGI now and
+# then: seen idle 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
 # While busy: the most that was lost with 3 or 8 clients on 4 workers. Of FCGI::ProcManager, HUP lost up to 1 of 300 and
 # on kept connections 142 of 300, USR1, which is libfcgi's own, 0 of 300 and 47 of 300. Apache's clients keep their
 # connections unless it is told otherwise (KeepAlive), those of FastCGI do not: where nothing can be seen, only the
