@@ -38,8 +38,8 @@ POOLS = {
 SINGLE = {"single": Expected(4, 150)}
 
 
-def test_the_examples_match_the_readme():
-    named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "README.md").read_text()))
+def test_the_index_names_each_example():
+    named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "docs/index.md").read_text()))
     expected = ("memreap", "catalyst", "plack", "fcgi-program", "single", "container", "notify", "mail")
     assert {file.name for file in FILES} == named == {f"{name}.conf" for name in (*expected, *OTHER_SERVERS)}
 

@@ -62,7 +62,6 @@ def test_each_link_leads_to_a_file_and_a_heading(page):
     assert broken == []
 
 
-@until_all_pages_are_new
 def test_the_readme_has_at_most_150_lines():
     assert len(README.read_text().splitlines()) <= 150
 
@@ -87,7 +86,7 @@ def blocks(page: Path) -> Iterator[str]:
 def spans(page: Path) -> list[str]:
     """What is in code spans, without the first column of a table of log lines."""
     text = re.sub(r"^ {4}.*$", "", FENCED.sub("", page.read_text()), flags=re.MULTILINE)
-    return re.findall(r"`([^`\n]+)`", re.sub(r"(?s)\| the log says \|.*?\n\n", "", text))
+    return re.findall(r"`([^`\n]+)`", re.sub(r"(?s)\| the log says \|.*?(?:\n\n|\Z)", "", text))
 
 
 @each_page
@@ -169,7 +168,7 @@ def _begins(text: str, line: str) -> bool:
 
 
 def test_each_line_that_a_table_explains_is_written_by_memreap():
-    tables = [table for page in PAGES for table in re.findall(r"(?s)\| the log says \|(.*?)\n\n", page.read_text())]
+    tables = [table for page in PAGES for table in re.findall(r"(?s)\| the log says \|(.*?)(?:\n\n|\Z)", page.read_text())]
     cells = re.findall(r"^\| (`.+?`) \|", "\n".join(tables), re.MULTILINE)
     explained = [line for cell in cells for line in re.findall("`([^`]+)`", cell)]
     sources = (path.read_text() for path in (stack.ROOT / "supervisor_memreap").rglob("*.py"))
