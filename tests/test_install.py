@@ -27,6 +27,7 @@ from supervisor_memreap import __version__
 pytestmark = pytest.mark.timeout(600)
 
 PAGE = (stack.ROOT / "docs/install.md").read_text()
+DOCKER = (stack.ROOT / "conf.d-examples/docker/supervisord.conf").read_text()
 FIRST_DAY = (stack.ROOT / "docs/first-day.md").read_text()
 # The supervisord of a test: what it has without memreap.
 PLAIN = """\
@@ -331,16 +332,16 @@ def assert_matches_the_page(container: Container, installed: Installed) -> None:
 
 @contextlib.contextmanager
 def contained(where: Path, environment: Path, container: Container) -> Iterator[Installed]:
-    """The page's supervisord.conf, but for paths, with two pools of www-data's: myapp as it has it, web with rss."""
+    """The example's supervisord.conf, but for paths, with two pools of www-data's: myapp as it has it, web with rss."""
     directory = where / str(CONTAINERS.index(container))
     directory.mkdir()
     directory.chmod(0o1777)
     text = changed(
-        block("Docker"),
+        DOCKER,
         ("logfile=/dev/null\nlogfile_maxbytes=0\n", "logfile=WHERE/s.log\n"),
         ("/run/", "WHERE/"),
         ("/opt/supervisor", str(environment)),
-        ("/srv/myapp/script/myapp_fastcgi.pl -l /tmp/myapp.sock -n 5", f"PYTHON {where}/pool.py 1 40"),
+        (re.findall("(?m)^command=(.*plackup.*)$", DOCKER)[0], f"PYTHON {where}/pool.py 1 40"),
         ("limit=150MB\n", f"limit=30MB\n{QUICK}"),
     )
     if container.user == "root":
