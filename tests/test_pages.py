@@ -32,7 +32,7 @@ SUPERVISORD_KEYS = set(re.findall(r"""['"]([a-z_]+)['"]""", inspect.getsource(op
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-# LEAD removes these marks when all pages are there: then a test that passes has failed.
+# To be removed with the last of the old pages: from then on, a test with this mark fails since it passes.
 until_all_pages_are_new = pytest.mark.xfail(reason="some of the pages are still the old ones", strict=True)
 
 
