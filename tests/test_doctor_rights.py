@@ -9,7 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.doctor import CONTAINED, LISTENER, READY, SOUND, assert_finds, changed, examined, needs_root, pool, row
+from support.doctor import (
+    CONTAINED,
+    LISTENER,
+    READY,
+    SOUND,
+    SUPERVISORD,
+    Process,
+    assert_finds,
+    changed,
+    examined,
+    needs_root,
+    pool,
+    row,
+)
 from support.driver import assert_matches, eventually, until
 from support.stack import INTERFACE, PLUGIN
 
@@ -45,6 +58,19 @@ def test_a_listener_that_cannot_signal_the_workers_is_reported():
             rf"myapp: the listener \(user 33\) has no permission to signal worker {worker} \(user 0\): run it as"
         )
         assert_finds(expression, examined_with(listener, worker))
+
+
+@needs_root
+def test_a_listener_that_cannot_take_the_lock_of_the_manager_is_reported():
+    """As that of a pool whose manager is root and whose workers are not, with the workers' user."""
+    with sleeping() as manager, sleeping(user="www-data") as worker, sleeping(user="www-data") as listener:
+        processes = {manager: Process(SUPERVISORD, "perl-fcgi-pm"), worker: Process(manager)}
+        found = examined(SOUND, [row("myapp", manager), row("memreap", listener)], processes)
+    assert_finds(
+        r"myapp: the listener \(user 33\) has no permission to take the lock of the manager \(user 0\), and sends"
+        r" nothing: run it as the manager's user",
+        found,
+    )
 
 
 @needs_root
@@ -124,7 +150,7 @@ def test_a_history_that_the_user_of_the_listener_cannot_write_is_a_note(where):
 
 def refused(settings: PoolSettings, **may: bool):
     """What doctor finds where the listener may not do all to a worker."""
-    access = rights.Access(**{"signals": True, "reads": True, "holds": True, **may})
+    access = rights.Access(**{"signals": True, "reads": True, "holds": True, "locks": True, **may})
     return workers.check_access(of_server(""), settings, 33, access)
 
 

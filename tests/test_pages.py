@@ -168,7 +168,9 @@ def _begins(text: str, line: str) -> bool:
 
 
 def test_each_line_that_a_table_explains_is_written_by_memreap():
-    tables = [table for page in PAGES for table in re.findall(r"(?s)\| the log says \|(.*?)(?:\n\n|\Z)", page.read_text())]
+    tables = [
+        table for page in PAGES for table in re.findall(r"(?s)\| the log says \|(.*?)(?:\n\n|\Z)", page.read_text())
+    ]
     cells = re.findall(r"^\| (`.+?`) \|", "\n".join(tables), re.MULTILINE)
     explained = [line for cell in cells for line in re.findall("`([^`]+)`", cell)]
     sources = (path.read_text() for path in (stack.ROOT / "supervisor_memreap").rglob("*.py"))

@@ -33,7 +33,7 @@ def block(sock: Path, command: str, python: str = sys.executable) -> str:
     (text,) = (section for section in re.findall(r"```ini\n(.*?)```", README, re.DOTALL) if "eventlistener" in section)
     replacements = {
         "/srv/myapp/script/myapp_fastcgi.pl -l /run/myapp.sock -n 5 -e": command,
-        "command=/opt/memreap/bin/memreap ": f"stderr_logfile={sock.parent}/memreap.log\ncommand={Path(python).parent}/memreap ",
+        "command=/opt/memreap/bin/": f"stderr_logfile={sock.parent}/memreap.log\ncommand={Path(python).parent}/",
         "observe=yes": f"limit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s",
     }
     for old, new in replacements.items():

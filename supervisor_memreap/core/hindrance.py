@@ -29,7 +29,7 @@ class Kind(str, enum.Enum):
     """The worker has no handler for the signal that busy ones are sent."""
     NOT_PERMITTED = "not_permitted"
     LOCKED = "locked"
-    """Another process holds the pool's lock."""
+    """Another process holds the pool's lock, or it cannot be taken."""
     GROUP = "group"
     """With target=self: a worker of another pool of this group is leaving."""
     CHANGED = "changed"
@@ -116,7 +116,7 @@ def too_few(settings: PoolSettings) -> Hindrance:
 
 
 def of_lock(holder: str) -> Hindrance:
-    return Hindrance(Kind.LOCKED, f"{holder}: another memreap (listener or once) is reaping in this pool")
+    return Hindrance(Kind.LOCKED, holder)
 
 
 class Seen(NamedTuple):

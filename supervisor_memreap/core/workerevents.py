@@ -95,14 +95,13 @@ class NotPermitted(AboutDueWorker):
 
 
 class Locked(AboutDueWorker):
-    """Another process, such as a second memreap, holds the lock of this pool."""
+    """The lock of this pool cannot be had: another process, such as a second memreap, holds it, or may hold it."""
 
     is_reported_once = True
     refusal = "locked by another memreap"
-    wording = (
-        "{due_worker}: nothing sent, {holder}: another memreap (listener or once) is reaping in this pool; trying again"
-    )
+    wording = "{due_worker}: nothing sent, {holder}; trying again"
     holder: str
+    """Which process holds it, or why it cannot be taken, and the remedy."""
 
 
 class NeverServed(AboutDueWorker):

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from supervisor_memreap.host.lock import LOCKED_FILE
+
 # <linux/prctl.h>, <linux/capability.h>.
 _KEEPCAPS, _CAPABILITIES_3 = 8, 0x20080522
 # What a check needs of root to try and to read what other users' processes hold: <linux/capability.h>.
@@ -45,6 +47,8 @@ class Access(NamedTuple):
     """Its exact memory."""
     holds: bool
     """Attach to it."""
+    locks: bool
+    """Take its lock: of a manager."""
 
 
 def of(pid: int) -> Rights:
@@ -87,11 +91,12 @@ def needed() -> str:
 
 def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:
     """What `actor` may do to each process that still exists; None: it could not be tried."""
-    attempts = (_signal, _read, _attach)
+    attempts = (_signal, _read, _attach, _lock)
     answers = run_as(actor, lambda: bytes(_may(attempt, pid) for pid in pids for attempt in attempts))
     if answers is None:
         return None
-    by_pid = {pid: answers[3 * number : 3 * number + 3] for number, pid in enumerate(pids)}
+    size = len(attempts)
+    by_pid = {pid: answers[size * number : size * number + size] for number, pid in enumerate(pids)}
     return {pid: Access(*map(bool, answer)) for pid, answer in by_pid.items() if _UNKNOWN not in answer}
 
 
@@ -186,3 +191,7 @@ def _attach(pid: int) -> None:
     # The kernel shows this to processes that may attach, and Yama applies as well.
     with open(f"/proc/{pid}/syscall", "rb", buffering=0) as file:
         file.read(1)
+
+
+def _lock(pid: int) -> None:
+    os.close(os.open(f"/proc/{pid}/{LOCKED_FILE}", os.O_RDONLY))

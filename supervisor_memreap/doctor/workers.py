@@ -56,6 +56,13 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
         text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tested from here"
         yield note("", f"{text}{ownrights.remedy(case, [])}")
         return
+    manager = access.get(pool.manager.pid)
+    if manager and not manager.locks and not pool.is_group:
+        owner = _user_of(pool.manager.pid)
+        text = f"the listener (user {actor.users[1]}) has no permission to take the lock of the manager{owner}"
+        yield Finding(
+            "", f"{text}, and sends nothing: run it as the manager's user (user= in its section) or as root", True
+        )
     # One finding is enough: the other workers are alike.
     for worker in workers:
         may = access.get(worker.id.pid)
@@ -99,7 +106,7 @@ def not_to_hold(worker: Worker, settings: PoolSettings) -> Finding | None:
 
 def check_access(worker: Worker, settings: PoolSettings, user: int, may: rights.Access) -> Finding | None:
     """What the listener, which runs as `user`, must do to this worker and may not."""
-    subject, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker)}"
+    subject, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker.id.pid)}"
     if not may.signals:
         text = f"{subject} has no permission to signal {which}"
         return Finding("", f"{text}: run it as the pool's user (user= in its section) or as root")
@@ -112,9 +119,9 @@ def check_access(worker: Worker, settings: PoolSettings, user: int, may: rights.
     return None
 
 
-def _user_of(worker: Worker) -> str:
+def _user_of(pid: int) -> str:
     try:
-        return f" (user {rights.of(worker.id.pid).users[1]})"
+        return f" (user {rights.of(pid).users[1]})"
     except OSError:
         return ""
 

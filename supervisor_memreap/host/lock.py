@@ -17,7 +17,7 @@ from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.host.procfile import missing, read
 
-_FILE = "personality"
+LOCKED_FILE = "personality"
 # A process in its own mount namespace may have replaced its /proc with anything: a fifo must not block us.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -63,9 +63,9 @@ def take_file(process: ProcessId, purpose: str = "reaper", mode: int = 0o644) ->
 
 
 def _open(process: ProcessId) -> int:
-    path = f"/proc/{process.pid}/{_FILE}"
+    path = f"/proc/{process.pid}/{LOCKED_FILE}"
     try:
-        path = f"{_seen_by_itself(process)}/{_FILE}"
+        path = f"{_seen_by_itself(process)}/{LOCKED_FILE}"
         return os.open(path, _FLAGS)
     except FileNotFoundError:
         trouble = missing(process.pid, path)
@@ -73,7 +73,8 @@ def _open(process: ProcessId) -> int:
         trouble = error
     if isinstance(trouble, ProcessLookupError):
         raise trouble
-    raise Unlockable(f"the lock {path} cannot be opened ({trouble.strerror or trouble})")
+    remedy = "; run memreap as the manager's user or as root" if isinstance(trouble, PermissionError) else ""
+    raise Unlockable(f"the lock {path} cannot be opened ({trouble.strerror or trouble}){remedy}")
 
 
 def _seen_by_itself(process: ProcessId) -> str:

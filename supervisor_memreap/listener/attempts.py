@@ -25,10 +25,12 @@ from supervisor_memreap.host.machine import (
     Machine,
     Order,
     Outcome,
+    Unlockable,
 )
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
 
+_TAKEN = "another memreap (listener or once) is reaping in this pool"
 # Seconds for which no worker is brought to its boundary after that was refused: if a seccomp filter kills the child
 # that tries, each attempt is a line in the kernel's log.
 REFUSED = 300.0
@@ -392,8 +394,8 @@ def _lock_for(
         result = Result.FAILED
     except Locked as trouble:
         if machine.may_signal(candidate.worker.id):
-            event = events.Locked(*_about(pool.name, candidate, at), str(trouble))
-            return hindrance.of_lock(str(trouble)), [event]
+            holder = str(trouble) if isinstance(trouble, Unlockable) else f"{trouble}: {_TAKEN}"
+            return hindrance.of_lock(holder), [events.Locked(*_about(pool.name, candidate, at), holder)]
         result = Result.NOT_PERMITTED
     why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
     return why, list(_refusal(pool.name, candidate, result, at))
