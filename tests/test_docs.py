@@ -258,7 +258,6 @@ def test_the_table_of_settings_has_what_is_allowed_and_no_more():
     ("page", "start", "is_in_order"),
     [
         ("docs/how-it-works.md", "The order of reasons: workers that a user asked to replace", True),
-        ("docs/memory.md", "urgent: a user's request", True),
         ("docs/settings.md", "Each watched program needs", False),
         ("docs/interfaces.md", "| `reason` |", False),
         ("docs/metrics.md", "| `reason` |", False),
