@@ -28,9 +28,10 @@ that is due gets the server's graceful signal, by host.attempt, which is what me
 
 The next one goes when the last one has left, another has taken its place, and the server's own pace allows it. The
 moments of a server are measured side by side, each with a pool of its own, so that they have the same machine. Counted
-are requests lost; the time from due to signalled, to gone, to the first answer of the worker that took its place; the
-requests that took longer than any without reaps, and by how much; and how far a worker got over its limit. (Where that
-is 128 MiB, workers grow no further, and the case ends 30 s later: with 8 clients hardly one is ever seen idle.)
+are requests lost, and whether the worker that ended just then had been signalled, or was ended by its manager; the time
+from due to signalled, to gone, to the first answer of the worker that took its place; the requests that took longer
+than any without reaps, and by how much; and how far a worker got over its limit. (Where that is 128 MiB, workers grow
+no further, and the case ends 30 s later: with 8 clients hardly one is ever seen idle.)
 
 What was measured is a line in OUT/servers.jsonl and counts when the same command is given again: remove the file, or
 give another --out, to start over. Writes the tables of servers.md beside it, and docs/servers.svg. Needs what tests/run

@@ -24,6 +24,7 @@ from support.driver import eventually
 from support.load import Answer, Load, read_answers
 from support.looking import order_of
 from support.servers import Server
+from worker_ends import Ends, lost_in
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import Pool, ProcessId, SentMoment, Worker, WorkerDetail
@@ -118,6 +119,8 @@ class Workers:
         self.limit = 0
         self.largest = 0
         """The most that any worker held since there is a limit, in bytes."""
+        self.signalled: set[int] = set()
+        """The pids of those that were signalled."""
         self.otherwise: Counter[str] = Counter()
         """Workers that were signalled at another moment than wanted, and why."""
 
@@ -170,6 +173,7 @@ class Workers:
             signum = signal.Signals[f"SIG{self._signal}"]
             with contextlib.suppress(ProcessLookupError):
                 if view.catches(pid, signum):
+                    self.signalled.add(pid)
                     os.kill(pid, signum)
                     return True
             return False
@@ -179,6 +183,7 @@ class Workers:
         outcome = self._outcome(order_of(pool, worker, settings, TURNS[self._moment]), view)
         if outcome is None or outcome.result is not Sent.SENT:
             return False
+        self.signalled.add(pid)
         # Not as wanted: not permitted, or the attempt was out of time, and may have sent it or not.
         if outcome.moment is not (SentMoment.HELD if hold else SentMoment.IDLE):
             self.otherwise["not permitted" if outcome.unheld else "out of time"] += 1
@@ -224,7 +229,7 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
             workers = Workers(pool, server, case.moment)
             eventually(workers.assert_all_are_there, timeout=PATIENCE)
             how = load_kind.clients, PER_CONNECTION if case.kept else 1, 0.0, load_kind.takes, 0, where / "answers"
-            with Load(pool.port, "/myapp/", *how) as load:
+            with (ends := Ends(pool)), Load(pool.port, "/myapp/", *how) as load:
                 time.sleep(2.0)  # each has served requests of every kind
                 workers.set_limit()
                 grows = case.moment != NOTHING
@@ -261,6 +266,8 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
         "seconds": round(took, 1),
         "answered": load.tally.answered,
         "lost": load.tally.lost,
+        "lost_in": lost_in(load.tally.losses, ends.at, workers.signalled),
+        "ended_unsignalled": len(ends.at.keys() - workers.signalled),
         "longest_gap": round(load.tally.longest_gap, 3),
         "overshoot": 0 if case.moment == NOTHING else max(0, workers.largest - workers.limit),
         "gave_up": case.moment != NOTHING and not grows,

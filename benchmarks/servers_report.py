@@ -29,6 +29,8 @@ NOTHING, ANY, WHILE_BUSY, IDLE, BOUNDARY = (
     "boundary",
 )
 SHOWN = (ANY, IDLE, BOUNDARY)
+# Whether the worker that held a lost request had been signalled by the benchmark.
+SIGNALLED, NOT_SIGNALLED, UNKNOWN = "signalled", "not signalled", "unknown"
 BEGIN, END = "<!-- python benchmarks/servers.py writes what follows, -->", "<!-- up to here. -->"
 _TIMES = ("signalled", "gone", "replaced", "serving", "took")
 
@@ -78,8 +80,8 @@ def _sum(first: Result, second: Result) -> Result:
         both[key] = first[key] + second[key]
     for key in ("longest_gap", "overshoot"):
         both[key] = max(first[key], second[key])
-    for key in ("lost", "otherwise", *_TIMES):
-        both[key] = Counter(first[key]) + Counter(second[key])
+    for key in ("lost", "otherwise", "lost_in", *_TIMES):
+        both[key] = Counter(first.get(key)) + Counter(second.get(key))
     both["gave_up"] = first["gave_up"] or second["gave_up"]
     return both
 
@@ -105,9 +107,26 @@ def _of_losses(loads: dict[Load, dict[str, Result]]) -> list[str]:
         signal = next((row["signal"] for moment, row in rows.items() if moment != WHILE_BUSY), "-")
         answered = f"{rows[BOUNDARY]['answered']:,}" if BOUNDARY in rows else "-"
         lines.append(f"| {load.cells} | {signal} | {' | '.join(cells)} | {answered} |")
+    lines += _of_holders(loads)
     if any(rows[BOUNDARY]["moment"] == "held" for rows in loads.values() if BOUNDARY in rows):
         lines += ["", _OF_BEFORE]
     return lines
+
+
+def _of_holders(loads: dict[Load, dict[str, Result]]) -> list[str]:
+    """A line for each load in which requests were lost though workers were signalled at their boundary."""
+    lines = []
+    for load, rows in loads.items():
+        row, without = rows.get(BOUNDARY), rows.get(NOTHING)
+        if row and without and lost(row):
+            signalled, others = (row.get("lost_in", {}).get(kind, 0) for kind in (SIGNALLED, NOT_SIGNALLED))
+            lines.append(
+                f"- {load.cells.replace(' |', ',')}: of {lost(row)} requests lost, {signalled} were in workers that had"
+                f" been signalled, {others} in workers that the manager had ended, and {lost(row) - signalled - others}"
+                f" in workers not known. Without reaps {lost(without):,} of {without['answered']:,} requests were"
+                " lost."
+            )
+    return ["", *lines] if lines else []
 
 
 def _lost_cell(row: Result | None) -> str:

@@ -35,7 +35,7 @@ FILES = {
 def detected_in(server: str, command: str, environ: dict[str, str] | None = None, title: str = ""):
     """What is detected if the directory is /srv and the files are those above."""
     started = Started(shlex.split(command), environ or {}, "/srv", title)
-    return [tuple(each) for each in detect(server, started, lambda path: FILES.get(path, ""))]
+    return [tuple(each)[:3] for each in detect(server, started, lambda path: FILES.get(path, ""))]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,13 @@ def test_an_option_is_read_in_every_notation(words, expected):
 )
 def test_recycling_is_detected_on_the_command_line(server, command, expected):
     assert [setting for setting, *_ in detected_in(server, command)] == expected
+
+
+@pytest.mark.parametrize(("mode", "loses"), [("dynamic", True), ("ondemand", False)])
+def test_only_the_dynamic_pool_of_php_fpm_is_known_to_lose_requests(mode, loses):
+    started = Started(["php-fpm8.2", "-y", "/srv/php.conf"], {}, "")
+    (found,) = detect("php-fpm", started, lambda _: f"[www]\npm = {mode}\n")
+    assert ("fastcgi_keep_conn" in found.loses, found.shrinks) == (loses, True)
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,8 @@ def test_what_real_servers_replace_by_themselves_is_a_note_with_what_to_change(w
     assert "dynamic: ok: php-fpm: workers are reaped with QUIT" in lines
     place = rf"{where}/dynamic.pool \[www\]"
     remedy = "set pm = static,? and pm.max_children to the number "
-    assert re.search(rf"dynamic: note: .* on its own \(pm = dynamic in {place}\): .*; {remedy}", lines), lines
+    loses = r"where nginx keeps connections \(fastcgi_keep_conn on\), it may drop a POST"
+    assert re.search(rf"dynamic: note: .* on its own \(pm = dynamic in {place}\):.*; {loses}.*; {remedy}", lines), lines
     assert re.search(
         rf"dynamic: note: .* \(pm.max_requests = 500 in {place}\).*; remove pm.max_requests there", lines
     ), lines

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import xml.etree.ElementTree
 
 import pytest
 from support import servers, stack
+from support.driver import eventually, until
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 
@@ -15,6 +18,7 @@ import pages
 import servers as benchmark
 import servers_report
 from quantiles import quantile
+from worker_ends import Ends, lost_in
 
 from supervisor_memreap.core import servers as table
 
@@ -69,7 +73,38 @@ def test_each_signalled_worker_is_waited_for_and_the_answers_are_counted(moment)
     assert result["overshoot"] > 0
     assert not result["gave_up"]
     if moment == "boundary":
-        assert (result["lost"], result["otherwise"]) == ({}, {})
+        assert (result["lost"], result["lost_in"], result["otherwise"]) == ({}, {}, {})
+    assert result["ended_unsignalled"] == 0
+
+
+def test_the_end_of_each_worker_is_noted_also_of_one_that_took_the_place_of_another(where):
+    server = servers.named(SERVER)
+    with servers.running(server, where) as pool:
+        until(lambda: len(pool.workers()), server.workers)
+        with (ends := Ends(pool)):
+            before = pool.workers()
+            for worker in (lambda: min(before), lambda: max(pool.workers() - before)):
+                ended = eventually(worker)
+                os.kill(ended, signal.SIGQUIT)
+                until(lambda ended=ended: ended in ends.at)
+
+
+def test_a_lost_request_was_in_the_worker_that_ended_just_then():
+    ends = {1: 10.005, 2: 20.01, 3: 29.99, 4: 30.005, 5: 40.1}
+    assert lost_in([10.0], ends, {2, 3}) == {"not signalled": 1}
+    assert lost_in([20.0, 20.015], ends, {2, 3}) == {"signalled": 2}
+    assert lost_in([30.0, 40.0], ends, {2, 3}) == {"unknown": 2}
+
+
+def test_the_page_says_whether_workers_that_held_lost_requests_had_been_signalled():
+    first = row("boundary", {"post 502": 4})  # from before that was recorded
+    second = row("boundary", {"post 502": 3, "upload 502": 1}, lost_in={"not signalled": 2, "signalled": 1})
+    page = servers_report.tables([RESULTS[0], first, second])
+    assert (
+        f"- {SERVER}, not kept, 8 clients: of 8 requests lost, 1 were in workers that had been signalled, 2 in workers"
+        " that the manager had ended, and 5 in workers not known. Without reaps 0 of 12,345 requests were lost."
+    ) in page
+    assert "in workers" not in servers_report.tables(RESULTS)
 
 
 def test_the_page_has_the_losses_the_times_and_the_effect_on_clients():
@@ -158,5 +193,6 @@ def test_the_documentation_page_is_made_from_its_results():
         # Where the boundary is seldom reached, workers grow on until they are signalled while busy.
         signalled = rows["any moment"] if row.get("gave_up") else row
         assert signalled["reaps"] >= 300
+        assert not row.get("lost_in", {}).get(servers_report.SIGNALLED)
         if load.server not in ENDS_WORKERS:
             assert (row["lost"], row["otherwise"], signalled["lost"]) == ({}, {}, {})

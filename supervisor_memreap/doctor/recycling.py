@@ -23,6 +23,12 @@ _UWSGI = (
     *("evil-reload-on-rss", "evil-reload-on-as"),
 )
 _APACHE = re.compile(r"\s*(?:MaxConnectionsPerChild|MaxRequestsPerChild)\s+([0-9]+)\s*", re.IGNORECASE)
+# To its master, a worker that has accepted a connection and not begun to read is idle. If that is the one that it ends,
+# the worker answers one request, and drops the next one on this connection; nginx sends only a GET again.
+_PHP_DYNAMIC = (
+    "where nginx keeps connections (fastcgi_keep_conn on), it may drop a POST when it ends a worker, with or without"
+    " memreap"
+)
 _PHP_TITLE = re.compile(r"php-fpm: master process \((.+)\)")
 
 Read = Callable[[str], str]
@@ -47,6 +53,8 @@ class Recycling(NamedTuple):
     """The file, or what else it is in; empty: the command line."""
     shrinks: bool = False
     """It does not replace workers, but lets the pool become smaller."""
+    loses: str = ""
+    """Where and when that loses requests, as a clause; empty: it was not seen to lose any."""
 
 
 def detect(server: str, started: Started, read: Read) -> list[Recycling]:
@@ -137,7 +145,8 @@ def _php_fpm(started: Started, read: Read) -> Iterator[Recycling]:
             if key == "pm.max_requests" and _is_on(value):
                 yield Recycling(f"{key} = {value}", f"{path} [{section}]")
             if key == "pm" and value in ("dynamic", "ondemand"):
-                yield Recycling(f"{key} = {value}", f"{path} [{section}]", shrinks=True)
+                loses = _PHP_DYNAMIC if value == "dynamic" else ""
+                yield Recycling(f"{key} = {value}", f"{path} [{section}]", shrinks=True, loses=loses)
 
 
 def _with_included(paths: Sequence[str], started: Started, read: Read) -> list[str]:

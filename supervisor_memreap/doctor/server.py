@@ -71,7 +71,8 @@ def _is_caught(pool: Pool) -> bool:
 def _what(server: str, found: Recycling) -> str:
     where = f" in {found.place}" if found.place else " in its command"
     if found.shrinks:
-        return f"{server} shrinks its pool on its own ({found.setting}{where}): a reaped worker may not be replaced"
+        text = f"{server} shrinks its pool on its own ({found.setting}{where}): a reaped worker may not be replaced"
+        return f"{text}; {found.loses}" if found.loses else text
     return (
         f"{server} also replaces workers on its own ({found.setting}{where}): more than one may be missing at once, and"
         " memreap counts only its own"

@@ -38,6 +38,8 @@ class Tally:
     connections: int
     longest_gap: float
     """The longest time in seconds in which no client got an answer."""
+    losses: list[float] = dataclasses.field(default_factory=list)
+    """When each loss was noticed, in seconds (monotonic)."""
 
 
 def exchange(
@@ -115,6 +117,7 @@ class Clients:
         self.kb = kb
         self._one_in = one_in
         self.answers: list[bytes] = []
+        self._losses: list[float] = []
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(clients)
         self._lock = threading.Lock()
@@ -134,7 +137,7 @@ class Clients:
         """After the end; raises what a client raised."""
         outcomes = sum((result.result() for result in self._results), Counter())
         answered, connections = outcomes.pop("ok", 0), outcomes.pop("connections")
-        return Tally(answered, dict(outcomes), connections, self._longest_gap)
+        return Tally(answered, dict(outcomes), connections, self._longest_gap, self._losses)
 
     def _ask(self, number: int) -> Counter[str]:
         outcomes: Counter[str] = Counter()
@@ -162,6 +165,7 @@ class Clients:
         if outcome == "ok":
             self._note_answer(began, worker)
             return outcome
+        self._losses.append(time.monotonic())
         connection.close()
         # A time in which the server refuses is not counted at the rate at which it does so.
         self._stop.wait(0.1)

@@ -168,6 +168,7 @@ SERVERS = (
         "growing.py",
         "TERM",
         keeps_connections=True,
+        threads=8,  # greenlets: as many as clients ask at the same time
     ),
     Server(
         "uWSGI with two sockets",
