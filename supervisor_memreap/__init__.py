@@ -1,4 +1,4 @@
-"""Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.
+"""Keeps pools of pre-forked workers under supervisord small, without cutting a request.
 
 One way, on each TICK that supervisord sends to the listener:
 

@@ -73,12 +73,15 @@ class MemreapNamespaceRPCInterface:
         """Get the state of one pool at the last tick
 
         @param string name    The name of the pool, as of its program: group:name, or name
-        @return struct result A struct: name, state (of the program), standing, since, metric, limit_bytes, signal,
-                              signal_is_set (boolean), server, workers (structs with pid, age_seconds,
-                              used_bytes, growth_bytes_per_hour, over, note, reason), reaps, given_back_bytes,
-                              counted_since, message, message_at, manager_pid, largest_bytes, total_bytes,
-                              total_limit_bytes, pool_bytes, growth_bytes_per_hour, next_at_limit_seconds,
-                              due, overdue, hindrance (a struct: kind, text, since)
+        @return struct result A struct: name, state (of the program), standing, since, paused (boolean), metric,
+                              limit_bytes, signal, signal_is_set (boolean), server, workers (structs with pid,
+                              age_seconds, used_bytes, growth_bytes_per_hour, over, note, reason), reaps,
+                              given_back_bytes, counted_since, message, message_at, manager_pid, helpers (pids),
+                              unreadable_workers, largest_bytes, total_bytes, total_limit_bytes, pool_bytes,
+                              growth_bytes_per_hour, next_at_limit_seconds, due, overdue, hindrance (a struct:
+                              kind, text, since), not_visible (why it is not watched), suspension (a struct:
+                              cause, reason, since, until), roll (a struct: id, workers, left, is_over, failure).
+                              docs/interfaces.md says what each is
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:

@@ -311,6 +311,12 @@ def test_each_method_of_xml_rpc_is_listed():
     assert set(re.findall(r"`memreap\.(\w+)\(", table)) == methods
 
 
+def test_the_help_of_get_pool_has_each_key():
+    text = MemreapNamespaceRPCInterface.getPool.__doc__
+    rows = (PoolRow, WorkerRow, RollRow, SuspensionRow)
+    assert {key for row in rows for key in row.__annotations__} - set(re.findall(r"\w+", text)) == set()
+
+
 def test_the_json_of_the_status_has_each_hindrance_for_which_a_worker_is_overdue():
     waits = {Kind.OBSERVED, Kind.PAUSED, Kind.SUSPENDED, Kind.LEAVING, Kind.SETTLING, Kind.YOUNG}
     assert row_of_status("hindrance") - {"kind", "text", "since"} == {kind.value for kind in set(Kind) - waits}
