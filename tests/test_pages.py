@@ -32,8 +32,6 @@ SUPERVISORD_KEYS = set(re.findall(r"""['"]([a-z_]+)['"]""", inspect.getsource(op
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-# To be removed with the last of the old pages: from then on, a test with this mark fails since it passes.
-until_all_pages_are_new = pytest.mark.xfail(reason="some of the pages are still the old ones", strict=True)
 
 
 def prose(page: Path) -> str:
@@ -66,7 +64,6 @@ def test_the_readme_has_at_most_150_lines():
     assert len(README.read_text().splitlines()) <= 150
 
 
-@until_all_pages_are_new
 def test_all_pages_together_have_at_most_15_000_words():
     words = {page.name: sum(bool(re.search(r"\w", word)) for word in page.read_text().split()) for page in PAGES}
     assert sum(words.values()) <= 15_000, words
