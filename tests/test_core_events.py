@@ -157,7 +157,8 @@ EXAMPLES = [
     (
         events.NotRelieved(*LISTENER, SHORT, 4, 120 * MIB, 600.0, (Holder(812, "java", 3 << 30),)),
         "this host has 412 MiB available, headroom 512 MiB, and reaping does not help: replacing 4 workers freed"
-        " 120 MiB; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom; trying again in 10 min",
+        " 120 MiB; most is held by java (812) 3.0 GiB; no more workers are replaced for headroom; trying again in 10"
+        " min",
     ),
     (
         events.OomKilled(*STAMP, HOST, None, 3, (WORKER, NEW), ProcessId(41, 1.0), 312 * MIB, 3, 3),
@@ -198,7 +199,7 @@ EXAMPLES = [
         events.Settled(*STAMP, WORKER, NEW, 8.3),
         "worker 4250 has settled in place of 4242; first seen serving 8.3 s after",
     ),
-    (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
+    (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): no more workers are replaced until it has"),
     (events.NoReplacement(*STAMP, WORKER, 300.0, 3, 4), "so the next one may be signalled"),
     (events.Stuck(*STAMP, WORKER, 300.0, "HUP"), "raise grace="),
     (events.Stuck(*STAMP, WORKER, 300.0, "HUP", forced="KILL"), "5 min after HUP and KILL: stuck"),

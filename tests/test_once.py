@@ -202,7 +202,7 @@ def test_it_waits_while_another_memreap_reaps_in_the_pool():
         with subprocess.Popen(
             command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
         ) as process:
-            assert "another memreap (listener or once) is reaping in this pool" in process.stdout.readline()
+            assert "another memreap (listener or once) is replacing workers in this pool" in process.stdout.readline()
             assert process.poll() is None
             os.close(held)
             assert process.wait(20) == 0

@@ -16,6 +16,9 @@ from support import stack
 
 from supervisor_memreap import __version__
 
+sys.path.insert(0, str(stack.ROOT / "docs"))
+import pypi
+
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
@@ -109,6 +112,18 @@ def test_the_installed_wheel_runs_without_the_checkout(wheel, tmp_path):
         check=True,
     )
     assert result.stdout.splitlines() == [f"{target}/supervisor_memreap/__init__.py", f"memreap {__version__}"]
+
+
+def test_on_pypi_each_link_of_the_readme_leads_to_the_repository():
+    url = "https://example.org/owner/name"
+    text = pypi.absolute((stack.ROOT / "README.md").read_text(), url, "v1")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert [target for target in targets if not re.match("https?://", target)] == []
+    assert f"{url}/raw/v1/docs/day.svg" in targets
+    assert f"{url}/blob/v1/docs/install.md#which-user" in targets
+    paths = [re.sub(f"^{url}/(?:raw|blob)/v1/|#.*", "", target) for target in targets if target.startswith(url)]
+    assert [path for path in paths if not (stack.ROOT / path).exists()] == []
+    assert pypi.absolute(text, url, "v1") == text
 
 
 def test_the_two_commands_in_the_readme_are_those_of_ci():

@@ -21,7 +21,7 @@ from supervisor_memreap.outputs import log
 # The modules of this package. Each has its help in its docstring (and EPILOG), add_arguments(parser) and run(args).
 COMMANDS = {
     "listen": ("listen", "watch the pools; started by supervisord"),
-    "once": ("once", "reap workers that are over their limit now, then exit"),
+    "once": ("once", "replace the workers that have to go now, then exit"),
     "status": ("status", "show the state of the pools"),
     "top": ("top", "show the pools live in a terminal"),
     "memory": ("showmemory", "show what each program of supervisord holds"),

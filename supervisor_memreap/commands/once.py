@@ -1,5 +1,5 @@
 """\
-Reap every worker that is over its limit, one at a time: signal it while it serves no request, wait
+Replace every worker that has to go, one at a time: signal it while it serves no request, wait
 until it has left and another one has taken its place, then reap the next. For cron and by hand.
 
     memreap once                              all pools that have a [memreap:NAME] section

@@ -271,7 +271,7 @@ class RollStopped(Event):
 
     trouble = "roll stopped"
     wording = (
-        "the roll stopped after {replaced} of {workers} workers: {why}; the others stay as they are: mend the cause,"
+        "the roll stopped after {replaced} of {workers} workers: {why}; the others stay as they are: correct the cause,"
         " then roll again"
     )
     replaced: int
@@ -334,7 +334,7 @@ class NotRelieved(Event):
     def _remedy(self) -> str:
         if self.shortage.kind is Kind.TOTAL:
             return "raise total=, run fewer workers, or restart the program when convenient"
-        return f"nothing more is reaped for {self.shortage.kind.value}"
+        return f"no more workers are replaced for {self.shortage.kind.value}"
 
 
 class Outgrown(Event):

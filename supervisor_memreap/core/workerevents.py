@@ -287,7 +287,7 @@ class NotReplaced(AboutWorker):
     trouble = "pool not settled after a reap"
     wording = (
         "worker {pid} left {after:seconds} ago and the pool has not settled since ({workers} of {before} workers):"
-        " nothing more is reaped until it has; see the program's own log for why the new ones exit"
+        " no more workers are replaced until it has; see the program's own log for why the new ones exit"
     )
     after: float
     workers: int

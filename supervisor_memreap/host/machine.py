@@ -151,7 +151,7 @@ class Attempt(Protocol):
 
     @property
     def handle(self) -> Handle | None:
-        """Of its worker; whoever made the attempt has to close it. None: this machine has no handles."""
+        """Of its worker; the caller has to close it. None: this machine has no handles."""
 
     def shorten(self, patience: float) -> None:
         """Give it at most `patience` seconds from its start."""

@@ -30,7 +30,7 @@ from supervisor_memreap.host.machine import (
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
 
-_TAKEN = "another memreap (listener or once) is reaping in this pool"
+_TAKEN = "another memreap (listener or once) is replacing workers in this pool"
 # Seconds for which no worker is brought to its boundary after that was refused: if a seccomp filter kills the child
 # that tries, each attempt is a line in the kernel's log.
 REFUSED = 300.0

@@ -74,7 +74,7 @@ class StateFile:
         """Why a file that is ours could not be read in whole at the last reading; empty: none, or it was."""
 
     def sweep(self) -> None:
-        """Remove the files of processes that no longer exist, and that nobody has used for long."""
+        """Remove the files of processes that no longer exist, and that were not used for long."""
         for path in _glob(_trusted_files(self._directories), "*.json*"):
             name = os.path.basename(path)[len(_prefix()) :]
             match = re.fullmatch(rf"(?:{_ONCE})?([0-9]+)-[0-9.]+\.json(\.new)?", name)

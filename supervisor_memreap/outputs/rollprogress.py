@@ -26,7 +26,7 @@ class RollProgress:
         found = ((row, row.get("roll")) for row in pools)
         rolls = {row["name"]: (row, roll) for row, roll in found if roll and roll["id"] == self._id}
         for name in self._shown.keys() - rolls.keys():
-            why = "another one was begun, the listener was restarted, or the pool is not watched any more"
+            why = "another roll was started, the listener was restarted, or the pool is no longer watched"
             yield Line(f"{name}: its roll is no longer known: {why}", True)
         if not rolls and not self._shown:
             yield Line(
