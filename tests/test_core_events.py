@@ -270,9 +270,9 @@ EXAMPLES = [
     (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
     (
         events.NotRecorded(*LISTENER, "/h.sqlite: disk full"),
-        "history: /h.sqlite: disk full (workers are still replaced",
+        "history: /h.sqlite: disk full (reaping does not depend on this",
     ),
-    (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (workers are still replaced"),
+    (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (reaping does not depend on this"),
     (events.Summary(*STAMP, "in the last 24 h: 3 workers replaced"), "3 workers replaced"),
     (events.LimitSuggested(*STAMP, "set limit=120MB"), "set limit=120MB"),
     (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),

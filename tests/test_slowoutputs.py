@@ -272,7 +272,7 @@ def test_a_loss_of_entries_is_one_line_after_the_rest_is_written_and_then_cleare
     eventually(assert_reported)
     listener.look()
     assert listener.texts() == [
-        "history: some entries were dropped: the recorder fell behind (workers are still replaced)"
+        "history: some entries were dropped: the recorder fell behind (reaping does not depend on this)"
     ]
     assert listener.once.lasting("warnings") == []
 
@@ -323,7 +323,7 @@ def test_a_problem_with_the_history_is_one_line_however_often_it_is_tried(listen
         listener.look()
     assert listener.texts() == [
         f"history: {tmp_path}/no/h.sqlite: No such file or directory; trying again every 0 s"
-        " (workers are still replaced)"
+        " (reaping does not depend on this)"
     ]
 
 

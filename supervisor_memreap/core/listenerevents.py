@@ -203,7 +203,7 @@ class OutputFailed(Event):
 
     is_error = may_last = True
     in_status = "warnings"
-    wording = "{output}: {error} (workers are still replaced)"
+    wording = "{output}: {error} (reaping does not depend on this)"
     output: ClassVar[str]
     error: str
 

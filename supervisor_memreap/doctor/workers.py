@@ -13,7 +13,7 @@ from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import memory as in_words
 from supervisor_memreap.doctor import attach, ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
-from supervisor_memreap.host import memory
+from supervisor_memreap.host import lock, memory
 from supervisor_memreap.host.memory import Memory
 
 
@@ -58,11 +58,10 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
         return
     manager = access.get(pool.manager.pid)
     if manager and not manager.locks and not pool.is_group:
-        owner = _user_of(pool.manager.pid)
-        text = f"the listener (user {actor.users[1]}) has no permission to take the lock of the manager{owner}"
-        yield Finding(
-            "", f"{text}, and sends nothing: run it as the manager's user (user= in its section) or as root", True
-        )
+        text = f"the listener (user {actor.users[1]}) may not take the lock of the manager, so it sends nothing"
+        remedy = "set or remove user= in its section, then run supervisorctl update, which restarts only memreap"
+        yield Finding("", f"{text}: run it as {lock.users(pool.manager.pid)}: {remedy}")
+        return
     # One finding is enough: the other workers are alike.
     for worker in workers:
         may = access.get(worker.id.pid)

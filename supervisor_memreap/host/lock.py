@@ -73,8 +73,17 @@ def _open(process: ProcessId) -> int:
         trouble = error
     if isinstance(trouble, ProcessLookupError):
         raise trouble
-    remedy = "; run memreap as the manager's user or as root" if isinstance(trouble, PermissionError) else ""
+    remedy = f"; run memreap as {users(process.pid)}" if isinstance(trouble, PermissionError) else ""
     raise Unlockable(f"the lock {path} cannot be opened ({trouble.strerror or trouble}){remedy}")
+
+
+def users(pid: int) -> str:
+    """Who may take the lock of this process. Its file is root's, too, if the process has changed its user."""
+    try:
+        owner = os.stat(f"/proc/{pid}/{LOCKED_FILE}").st_uid
+    except OSError:
+        owner = 0
+    return f"user {owner} or as root" if owner else "root"
 
 
 def _seen_by_itself(process: ProcessId) -> str:
