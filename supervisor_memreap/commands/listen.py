@@ -19,9 +19,19 @@ stdout carries the event protocol.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from supervisor_memreap.commands.arguments import add_configuration
-from supervisor_memreap.listener import loop
+
+# http.client does without it, where a Python has none. supervisord is spoken to in plain HTTP: 1 MB for nothing.
+_has_ssl = "ssl" in sys.modules
+if not _has_ssl:
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+
+from supervisor_memreap.listener import loop  # noqa: E402
+
+if not _has_ssl:
+    del sys.modules["ssl"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
