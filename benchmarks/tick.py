@@ -36,10 +36,11 @@ import psutil
 import tick_report
 from superlance.memmon import Memmon
 
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, selection
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Recording, Settings
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
@@ -178,7 +179,7 @@ def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict
     steps = (
         (roster, "of", "list"),
         (look, "look", "look"),
-        (policy, "follow", "policy"),
+        (following, "follow", "policy"),
         (selection, "choose", "policy"),
     )
     with contextlib.ExitStack() as stack:

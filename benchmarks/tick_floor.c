@@ -1,6 +1,6 @@
 /* The least that a look can cost: tick_floor spawn PROGRAMS WORKERS | tick_floor look TIMES PID...
 
-   spawn  forks PROGRAMS managers with WORKERS sleeping workers each, prints the managers' pids, and ends all with its stdin.
+   spawn  forks PROGRAMS managers with WORKERS workers each, which wait in accept, prints the managers' pids, and ends all with its stdin.
    look   reads each manager's list of children and each child's statm, TIMES over; prints ms of CPU for one time. */
 #include <fcntl.h>
 #include <signal.h>
@@ -9,11 +9,20 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static void sleep_for_ever(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) pause();
+}
+
+/* An abstract address that the kernel chooses: no client connects, and each worker waits like one that serves. */
+static int listening(void) {
+    struct sockaddr address = {.sa_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0 || bind(fd, &address, sizeof(sa_family_t)) || listen(fd, 8)) { perror("listen"); exit(1); }
+    return fd;
 }
 
 static int spawn(int programs, int workers) {
@@ -22,9 +31,13 @@ static int spawn(int programs, int workers) {
         pid_t manager = fork();
         if (manager == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
+            int fd = listening();
             for (int worker = 0; worker < workers; worker++) {
                 pid_t child = fork();
-                if (child == 0) sleep_for_ever();
+                if (child == 0) {
+                    prctl(PR_SET_PDEATHSIG, SIGKILL);
+                    for (;;) accept(fd, NULL, NULL);
+                }
                 if (child < 0) { perror("fork"); exit(1); }
             }
             printf("%d\n", getpid());
