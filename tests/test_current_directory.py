@@ -147,7 +147,7 @@ def test_no_command_runs_code_from_its_current_directory(conf, tmp_path, traps, 
     traps.assert_none_ran()
 
 
-def test_doctor_and_the_process_for_the_history_run_no_code_from_the_directory_of_supervisord(where, traps):
+def test_doctor_runs_no_code_from_the_directory_of_supervisord(where, traps):
     traps.set(where)
     with running(where, prompt=True):
         command = [f"{BIN}/supervisorctl", "-c", f"{where}/supervisord.conf", "memreap", "doctor"]
