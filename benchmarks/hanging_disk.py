@@ -29,7 +29,8 @@ from tick import build, sleepers
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, Program
-from supervisor_memreap.core.settings import Recording, Settings
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper

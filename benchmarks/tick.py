@@ -47,7 +47,8 @@ from superlance.memmon import Memmon
 from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Recording, Settings
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper

@@ -152,6 +152,7 @@ def test_doctor_runs_no_code_from_the_directory_of_supervisord(where, traps):
     with running(where, prompt=True):
         command = [f"{BIN}/supervisorctl", "-c", f"{where}/supervisord.conf", "memreap", "doctor"]
         eventually(lambda: assert_in("no problems found", run(where, *command).stdout))
+        eventually(lambda: assert_recorded(where / "memreap.sqlite"))
         traps.assert_none_ran()
 
 

@@ -12,7 +12,7 @@ from support.histories import MIB, Messages, left, look, signalled
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.settings import Recording
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.history import daily, historyfile, historywriter
 from supervisor_memreap.history.daily import Daily
 from supervisor_memreap.outputs import fields
@@ -111,8 +111,8 @@ def test_a_new_suggestion_is_reported_at_once_and_then_once_a_day(recorded, monk
     class Known:
         limit = 120 * 1024**2
 
-    monkeypatch.setattr(daily, "suggest", lambda _history, _now: Known)
-    monkeypatch.setattr(daily.advicetext, "line", lambda _known: "set limit=120MB")
+    monkeypatch.setattr("supervisor_memreap.advice.suggestion.suggest", lambda _history, _now: Known)
+    monkeypatch.setattr("supervisor_memreap.reports.advicetext.line", lambda _known: "set limit=120MB")
     (line,) = Daily(False, recorded).lines(marks, observing, NOON + 3600)
     assert line["text"] == "set limit=120MB"
     assert list(Daily(False, recorded).lines(marks, observing, NOON + 7200)) == []
@@ -138,7 +138,7 @@ def test_an_error_in_a_summary_is_reported_and_the_history_continues(tmp_path, m
     def broken(_history, _now):
         raise KeyError("x")
 
-    monkeypatch.setattr(daily, "suggest", broken)
+    monkeypatch.setattr("supervisor_memreap.advice.suggestion.suggest", broken)
     reported = []
     recording = Recording(history=str(tmp_path / "h.sqlite"))
     now = time.time()

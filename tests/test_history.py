@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from support.histories import MIB, Messages, left, look, now, signalled
 
-from supervisor_memreap.core.settings import Recording
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.history import historyfile, historywriter
 from supervisor_memreap.history.historyfile import Writer
 from supervisor_memreap.history.historypath import HistoryError, default_path

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
+import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from supervisor.childutils import EventListenerProtocol
+from supervisor.xmlrpc import Faults
 
 import supervisor_memreap
 from supervisor_memreap.commands import cli
+from supervisor_memreap.supervisord import client
+from supervisor_memreap.supervisord.protocol import Protocol
 
 ROOT = Path(supervisor_memreap.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -180,6 +187,47 @@ def test_what_asks_the_listener_loads_nothing_of_a_look_of_its_own(command):
     assert "supervisor_memreap.supervisord.client" in loaded
     look = ("core.events", "core.policy", "host.look", "listener.reaper")
     assert loaded.isdisjoint(f"supervisor_memreap.{module}" for module in look)
+
+
+def loaded_by(script: str, **options: Any) -> set[str]:
+    """The modules of a Python that has run this."""
+    command = [sys.executable, "-c", f"import sys\n{script}\nprint(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout.split())
+
+
+def test_the_listener_loads_no_parser_of_supervisors_and_nothing_that_only_its_children_need(tmp_path):
+    (tmp_path / "s.conf").write_text("[memreap:myapp]\nlimit=150MB\n")
+    loaded = loaded_by(
+        "from supervisor_memreap.commands import listen\n"
+        "from supervisor_memreap.supervisord.configfile import ConfigFile\n"
+        "assert ConfigFile('s.conf').read_apart().sections['myapp']",
+        cwd=tmp_path,
+    )
+    assert "http.client" in loaded
+    assert loaded.isdisjoint({"supervisor", "sqlite3", "prometheus_client"})
+
+
+def test_the_process_for_the_history_loads_nothing_of_the_listener():
+    loaded = loaded_by(
+        "from supervisor_memreap.outputs import inbox\nfrom supervisor_memreap.history import historywriter"
+    )
+    assert "sqlite3" in loaded
+    assert loaded.isdisjoint({"ctypes", "dataclasses", "pickle", "psutil", "supervisor"})
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("supervisor_memreap.")}
+    assert rooms == {"core", "history", "host", "outputs"}
+    assert loaded.isdisjoint(f"supervisor_memreap.core.{module}" for module in ("events", "model", "settings"))
+
+
+def test_what_the_listener_repeats_of_supervisor_is_as_there():
+    assert (client._UNKNOWN_METHOD, client._SHUTDOWN_STATE) == (Faults.UNKNOWN_METHOD, Faults.SHUTDOWN_STATE)
+    read, write = os.pipe()
+    own, theirs = Protocol(0, write), io.StringIO()
+    for protocol, out in ((own, ()), (EventListenerProtocol(), (theirs,))):
+        protocol.ready(*out)
+        protocol.ok(*out)
+    assert os.read(read, 100).decode() == theirs.getvalue()
+    own._stdout.close()
+    os.close(read)
 
 
 def test_no_modules_import_each_other_in_a_cycle():

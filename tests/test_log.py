@@ -13,7 +13,8 @@ import pytest
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProcessId, Standing, Worker
 from supervisor_memreap.core.policy import Choice
-from supervisor_memreap.core.settings import PoolSettings, Recording, Settings
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.outputs import eventlog, fields, log

@@ -316,9 +316,13 @@ def test_a_problem_reported_by_the_doctor_of_the_listener_is_returned_and_the_li
         assert any("over the limit of 1.0 MiB" in each for each in outputs), outputs
         assert all("other: " in each or "doctor is already running" in each for each in outputs), outputs
         assert operated.ctl("memreap", "pause", "all").returncode == 0
-        children = stack.listener_in(operated.directory).children()
-        assert {each.name() for each in children} <= {"memreap history", "memreap reader"}
+        eventually(lambda: assert_children(operated, "memreap history"))
         assert operated.ctl("memreap", "resume", "all").returncode == 0
+
+
+def assert_children(operated: Operated, *names: str) -> None:
+    """Those of the listener. What reads the sizes of workers ends after each look."""
+    assert sorted(each.name() for each in stack.listener_in(operated.directory).children()) == sorted(names)
 
 
 def test_a_listener_older_than_supervisorctl_is_reported(operated):

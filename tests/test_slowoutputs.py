@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import sys
 import time
-from dataclasses import replace
 
 import psutil
 import pytest
@@ -16,7 +17,8 @@ from support.histories import MIB, left, look, now
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.settings import RECORDING_KEYS, Address, PoolSettings, Recording
+from supervisor_memreap.core.recording import Address, Recording
+from supervisor_memreap.core.settings import RECORDING_KEYS, PoolSettings
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.historypath import HistoryError
 from supervisor_memreap.listener import slowoutputs
@@ -31,7 +33,7 @@ OFF = Recording(history=None)
 
 @contextlib.contextmanager
 def running(consume, recording=OFF):
-    started = Child("test", consume, recording)
+    started = Child("test", f"support.consumers:{consume}", recording)
     try:
         yield started
     finally:
@@ -51,18 +53,8 @@ def replies(started, count=1):
     return received
 
 
-def echo(messages, send, _recording):
-    for message in messages:
-        send({"got": message, "more": messages.has_more()})
-
-
-def hang(_messages, _send, _recording):
-    while True:
-        time.sleep(1000)
-
-
 def test_messages_arrive_whole_and_in_order():
-    with running(echo) as started:
+    with running("echo") as started:
         sent = [{"number": number, "text": "x" * 100_000} for number in range(30)]
         for message in sent:
             started.send(message, is_event=True)
@@ -73,12 +65,7 @@ def test_messages_arrive_whole_and_in_order():
 def test_a_child_has_only_its_two_pipes_and_its_own_name():
     secret, other = os.pipe()
 
-    def descriptors(messages, send, _recording):
-        for _ in messages:
-            listed = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
-            send({"fds": [fd for fd in listed if os.path.exists(fd)], "name": psutil.Process().name()})
-
-    with running(descriptors) as started:
+    with running("describe") as started:
         started.send({}, is_event=True)
         (reply,) = replies(started)
     os.close(secret)
@@ -87,8 +74,29 @@ def test_a_child_has_only_its_two_pipes_and_its_own_name():
     assert reply["name"] == "memreap test"
 
 
+def test_a_child_gets_the_settings_and_imports_from_where_the_listener_does_and_nowhere_else(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit('the current directory is imported')")
+    monkeypatch.setattr(sys, "path", [*sys.path, "/last"])
+    recording = Recording("/h", summary="daily", metrics=Address("::1", 9))
+    with running("describe", recording) as started:
+        started.send({}, is_event=True)
+        (reply,) = replies(started)
+    assert reply["path"] == sys.path
+    assert reply["recording"] == json.loads(json.dumps(recording))
+
+
+def test_where_its_python_cannot_be_started_the_reason_is_reported(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    with running("echo") as started:
+        (reply,) = replies(started)
+        assert reply == {"trouble": "/no/python could not be started: No such file or directory"}
+        until(started.read, None)
+
+
 def test_messages_waiting_for_a_working_child_are_delivered_before_the_end():
-    started = Child("test", count, OFF)
+    started = Child("test", "support.consumers:count", OFF)
+    assert replies(started) == [{"begun": True}]
     stop(started._pid)
     for _ in range(10):
         started.send({"kind": "look", "text": "x" * 100_000}, is_event=False)
@@ -102,15 +110,11 @@ def test_messages_waiting_for_a_working_child_are_delivered_before_the_end():
     assert {"kinds": 11} in [message for part in read for message in part or ()]
 
 
-def count(messages, send, _recording):
-    send({"kinds": sum(1 for _ in messages)})
-
-
 def test_a_child_works_where_the_listener_has_a_thousand_descriptors():
     with contextlib.ExitStack() as open_:
         for _ in range(1030):
             open_.enter_context(open(os.devnull))
-        started = Child("test", echo, OFF)
+        started = Child("test", "support.consumers:echo", OFF)
         try:
             started.send({"kind": "event"}, is_event=True)
             (reply,) = replies(started)
@@ -125,11 +129,11 @@ def test_a_metrics_child_that_starts_later_knows_the_watched_pools(listener, mon
     listener.outputs.apply(OFF, Contents())
     listener.outputs.take(events.Watching("", 1.0, (("myapp", PoolSettings()),)))
     listener.outputs.apply(Recording(history=None, metrics=Address("127.0.0.1", 1)), Contents())
-    assert [(message["event"], message["pools"][0][0]) for message in got] == [("watching", "myapp")]
+    assert [(message["event"], message["pools"][0][0]) for message in got[1:]] == [("watching", "myapp")]
 
 
 def test_a_child_that_reads_nothing_is_never_waited_for_and_loses_looks_before_events():
-    started = Child("test", hang, OFF)
+    started = Child("test", "support.consumers:hang", OFF)
     pid = started._pid
     try:
         began = time.monotonic()
@@ -154,13 +158,9 @@ def test_a_child_that_reads_nothing_is_never_waited_for_and_loses_looks_before_e
 
 
 def test_a_child_ends_with_the_listener_after_finishing_its_work():
-    def slow(messages, send, _recording):
-        for _ in messages:
-            time.sleep(0.1)
-            send({"done": True})
-
-    started = Child("test", slow, OFF)
+    started = Child("test", "support.consumers:slow", OFF)
     pid = started._pid
+    assert replies(started) == [{"begun": True}]
     os.kill(pid, signal.SIGTERM)  # as with stopasgroup, where it gets what the listener gets
     started.send({}, is_event=True)
     started.close()
@@ -168,12 +168,9 @@ def test_a_child_ends_with_the_listener_after_finishing_its_work():
 
 
 def test_an_error_in_a_child_is_reported_with_its_place():
-    def broken(_messages, _send, _recording):
-        raise KeyError("x")
-
-    with running(broken) as started:
+    with running("broken") as started:
         (reply,) = replies(started)
-        assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at test_slowoutputs.py:")
+        assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at consumers.py:")
         until(started.read, None)
 
 
@@ -184,6 +181,10 @@ class Listener:
         self.log = []
         self.once = Once(self.log.append)
         self.outputs = slowoutputs.SlowOutputs(self.log.append, self.once)
+
+    def tries_again_at_once(self):
+        history = self.outputs._history
+        history._kind = history._kind._replace(consume="support.consumers:history_that_tries_again_at_once")
 
     def loop(self):
         self.outputs.wake(self.outputs.fds())
@@ -301,7 +302,7 @@ def test_a_problem_with_a_setting_is_cleared_only_by_a_change_of_that_setting(li
         wrong = Recording(history=f"{tmp_path}/no/h.sqlite", metrics=Address("127.0.0.1", port))
         listener.outputs.apply(wrong, Contents())
         eventually(lambda: assert_lasting("h.sqlite", f"cannot listen on 127.0.0.1:{port}"))
-        listener.outputs.apply(replace(wrong, metrics=Address("127.0.0.1", free)), Contents())
+        listener.outputs.apply(wrong._replace(metrics=Address("127.0.0.1", free)), Contents())
         for _ in range(2):
             assert_lasting("h.sqlite")
         assert listener.texts()[-1] == "metrics: export resumed"
@@ -309,9 +310,8 @@ def test_a_problem_with_a_setting_is_cleared_only_by_a_change_of_that_setting(li
         assert_lasting()
 
 
-def test_a_problem_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
-    monkeypatch.setattr("supervisor_memreap.history.historywriter.HANDOVER", 0.0)
-    monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
+def test_a_problem_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path):
+    listener.tries_again_at_once()
     listener.outputs.apply(history(tmp_path / "no/h.sqlite"), Contents())
 
     def assert_reported():
@@ -354,11 +354,8 @@ def test_a_killed_child_is_restarted_and_reported_in_one_line(listener, tmp_path
     eventually(lambda: assert_readings(path, 2))
 
 
-def test_a_child_that_was_killed_is_one_line_also_after_an_earlier_trouble_that_is_over(
-    listener, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("supervisor_memreap.history.historywriter.HANDOVER", 0.0)
-    monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
+def test_a_child_that_was_killed_is_one_line_also_after_an_earlier_trouble_that_is_over(listener, tmp_path):
+    listener.tries_again_at_once()
     listener.outputs.apply(history(tmp_path / "later/h.sqlite"), Contents())
 
     def assert_reported(count, text):

@@ -29,17 +29,16 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs a pool as another
 
 
 def block(sock: Path, command: str, python: str = sys.executable) -> str:
-    """The block of the README but for the paths, with a limit instead of observe=yes, and times for a test."""
+    """A program, and the block of the README but for the path, with a limit instead of observe=yes, and quick times."""
     (text,) = (section for section in re.findall(r"```ini\n(.*?)```", README, re.DOTALL) if "eventlistener" in section)
     replacements = {
-        "/srv/myapp/script/myapp_fastcgi.pl -l /run/myapp.sock -n 5 -e": command,
         "command=/opt/memreap/bin/": f"stderr_logfile={sock.parent}/memreap.log\ncommand={Path(python).parent}/",
         "observe=yes": f"limit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s",
     }
     for old, new in replacements.items():
         assert text.count(old) == 1
         text = text.replace(old, new)
-    return stack.recorder(sock.parent) + text
+    return f"{stack.recorder(sock.parent)}[program:myapp]\ncommand={command}\nstopwaitsecs=70\n{text}"
 
 
 def plack(sock: Path) -> str:

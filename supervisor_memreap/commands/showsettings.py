@@ -25,13 +25,13 @@ from supervisor_memreap.commands.arguments import add_configuration, add_json
 from supervisor_memreap.core.command import chosen
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Program, supervisord_of
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.servers import named, signal_for
 from supervisor_memreap.core.settings import (
     POOL_KEYS,
     RECORDING_KEYS,
     Given,
     PoolSettings,
-    Recording,
     field_of,
     resolve,
     shown,

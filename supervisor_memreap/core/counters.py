@@ -6,12 +6,7 @@ from collections.abc import Mapping
 
 from supervisor_memreap.core.events import Event, Left, Settled
 from supervisor_memreap.core.frozen import Frozen, replace
-from supervisor_memreap.core.rows import PoolRow, TotalsRow, without
-
-
-def freed(came_back: int | None, taken: int | None) -> int:
-    """Bytes that the host got back when a worker left, less what the worker in its place has taken already."""
-    return max(0, (came_back or 0) - (taken or 0))
+from supervisor_memreap.core.rows import PoolRow, TotalsRow, freed, without
 
 
 class Reaps(Frozen):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from supervisor_memreap.core import rows
+
 
 class ProcessId(NamedTuple):
     """Identifies one process permanently: a pid is reused, a pid with its start time is not."""
@@ -333,7 +335,7 @@ class Standing(str, enum.Enum):
     LEAVING = "leaving"
     SETTLING = "settling"
     PAUSED = "paused"
-    OBSERVED = "observed"
+    OBSERVED = rows.OBSERVED
     SUSPENDED = "suspended"
     BLIND = "blind"
     """Sizes may not be read, or processes cannot be seen."""

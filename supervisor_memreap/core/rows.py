@@ -15,6 +15,8 @@ VERSION = 1
 
 OVER_LIMIT = "over its limit"
 """The `reason` of a worker that is over its limit."""
+OBSERVED = "observed"
+"""The `standing` of a pool that is only observed."""
 
 
 class WorkerRow(TypedDict):
@@ -182,6 +184,11 @@ class TotalsRow(TypedDict):
     reaps: int
     returned: int
     """Bytes that the host got back."""
+
+
+def freed(came_back: Optional[int], taken: Optional[int]) -> int:
+    """Bytes that the host got back when a worker left, less what the worker in its place has taken already."""
+    return max(0, (came_back or 0) - (taken or 0))
 
 
 def known(row: Row) -> Row:

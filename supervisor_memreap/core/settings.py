@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Program, ProgramState
+from supervisor_memreap.core.recording import Address, Recording
 from supervisor_memreap.core.text import MIB, quote, shown_size
 from supervisor_memreap.core.values import at_least, choice, duration, either, size
 
@@ -90,37 +91,6 @@ class PoolSettings:
     def relieves(self) -> bool:
         """Whether workers of this pool may be reaped for memory that is short on the host."""
         return self.yields and not self.observe
-
-
-class Address(NamedTuple):
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Recording:
-    history: str | None = ""
-    """Path of the history; empty: beside supervisord's log; None: there is none."""
-    history_size: int = 64 * MIB
-    """Bytes that the history may take on the disk."""
-    summary: str = "off"
-    """daily: a line in the log for each pool, once a day."""
-    metrics: Address | None = None
-    """Where Prometheus may fetch metrics; None: nowhere."""
-    metrics_file: str | None = None
-    """Path of a file for node_exporter's textfile collector; None: there is none."""
-    log: str = "text"
-    """json: a JSON object on each line of the log."""
-
-    def shown(self, key: str) -> str:
-        """The value of a key as a user may write it."""
-        value = getattr(self, key)
-        if key == "history" and not value:
-            return "off" if value is None else "-"
-        return "-" if value is None else shown_size(value) if key == "history_size" else str(value)
 
 
 def _limit(text: str) -> int:
@@ -286,7 +256,7 @@ def key_of(field: str) -> str:
 
 
 assert list(map(field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
-assert list(RECORDING_KEYS) == [field.name for field in fields(Recording)]
+assert list(RECORDING_KEYS) == list(Recording._fields)
 REASON_KEYS_TEXT = f"{', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}="
 
 

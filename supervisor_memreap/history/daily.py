@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from supervisor_memreap.advice.poolhistory import PoolHistory
-from supervisor_memreap.advice.suggestion import suggest
-from supervisor_memreap.reports import advicetext, summary
+from supervisor_memreap.host import apart
+
+if TYPE_CHECKING:
+    from supervisor_memreap.advice.poolhistory import PoolHistory
 
 DAY = 86400.0
 # Seconds between two times at which a limit is looked for; and until a line about that is repeated.
@@ -44,6 +45,8 @@ class Daily:
             self._asked = time.monotonic()
             yield from self._suggestions(marks, observed, now)
 
+    # Both are made apart: what is loaded for them takes up to 200 MB.
+
     def _summaries(self, marks: Marks, now: float) -> Iterator[Line]:
         """At the first look of each day, by this machine's clock."""
         midnight = time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))
@@ -53,9 +56,15 @@ class Daily:
         marks.set_mark("summary", midnight)
         if last is None or last > midnight:
             return  # it has only begun, or the clock was set back
-        for history in self._load(last, None):
-            if history.readings or any(event.at >= last for event in history.events):
-                yield {"kind": "summary", "pool": history.name, "text": summary.summary_line(history, last, midnight)}
+
+        def lines() -> Iterator[Line]:
+            from supervisor_memreap.reports.summary import summary_line
+
+            for history in self._load(last, None):
+                if history.readings or any(event.at >= last for event in history.events):
+                    yield {"kind": "summary", "pool": history.name, "text": summary_line(history, last, midnight)}
+
+        yield from apart.made(lambda: [*lines()])
 
     def _suggestions(self, marks: Marks, observed: Collection[str], now: float) -> Iterator[Line]:
         def is_due(name: str) -> bool:
@@ -63,14 +72,22 @@ class Daily:
             reported_at = marks.mark(f"suggestion of {name}")
             return reported_at is None or reported_at < 0 or now - reported_at >= REPEATED
 
-        for history in self._load(now - _LOOKED_BACK, filter(is_due, sorted(observed))):
-            suggested = suggest(history, now)
-            is_known = suggested.limit is not None
+        names = [*filter(is_due, sorted(observed))]
+
+        def lines() -> Iterator[tuple[str, bool, str]]:
+            from supervisor_memreap.advice.suggestion import suggest
+            from supervisor_memreap.reports import advicetext
+
+            for history in self._load(now - _LOOKED_BACK, names):
+                suggested = suggest(history, now)
+                yield history.name, suggested.limit is not None, advicetext.line(suggested)
+
+        for name, is_known, text in apart.made(lambda: [*lines()]) if names else ():
             # When it was reported; negative if none was known.
-            mark = f"suggestion of {history.name}"
+            mark = f"suggestion of {name}"
             reported_at = marks.mark(mark)
             is_news = reported_at is None or now - abs(reported_at) >= REPEATED or (is_known and reported_at < 0)
             if not is_news:
                 continue
             marks.set_mark(mark, now if is_known else -now)
-            yield {"kind": "suggestion", "pool": history.name, "text": advicetext.line(suggested)}
+            yield {"kind": "suggestion", "pool": name, "text": text}

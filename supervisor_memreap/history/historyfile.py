@@ -15,10 +15,12 @@ import sqlite3
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
 from supervisor_memreap.history.historypath import HistoryError, NoHistoryError, refusal
+
+if TYPE_CHECKING:
+    from supervisor_memreap.advice.poolhistory import PoolHistory, WorkerHistory
 
 _MAGIC, _APPLICATION = b"SQLite format 3\0", 0x6D656D72
 """The beginning of every file of SQLite, and the mark of memreap's files: `memr`."""
@@ -276,6 +278,9 @@ def _open_to_read(path: str) -> sqlite3.Connection:
 
 
 def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float) -> PoolHistory:
+    # The process that writes the history loads none of it.
+    from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading
+
     number, name, metric, began, reaps, freed = row
     readings = db.execute(
         'SELECT at, workers, "limit", total, largest FROM reading WHERE pool = ? AND at >= ? ORDER BY at',
@@ -295,6 +300,8 @@ def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float) -> PoolHis
 
 
 def _workers(db: sqlite3.Connection, pool: int, since: float) -> Iterator[WorkerHistory]:
+    from supervisor_memreap.advice.poolhistory import Reading, WorkerHistory
+
     rows = db.execute(
         "SELECT worker.id, pid, started, reaped, at, kib FROM worker JOIN worker_reading ON worker = worker.id"
         " WHERE pool = ? AND at >= ? ORDER BY worker.id, at",

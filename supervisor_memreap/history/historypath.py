@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from supervisor_memreap.core.failed import Failed
-from supervisor_memreap.core.settings import Recording
-from supervisor_memreap.supervisord import mainlog
-from supervisor_memreap.supervisord.configfile import Contents
-from supervisor_memreap.supervisord.mainlog import MainLog
+from supervisor_memreap.core.recording import Recording
+
+if TYPE_CHECKING:
+    from supervisor_memreap.supervisord.configfile import Contents
+    from supervisor_memreap.supervisord.mainlog import MainLog
 
 NAME = "memreap.sqlite"
 
@@ -24,6 +26,8 @@ class NoHistoryError(HistoryError):
 
 def default_path(log: MainLog) -> str:
     """Beside supervisord's log. Raises HistoryError."""
+    from supervisor_memreap.supervisord import mainlog  # not for the process that writes the history
+
     path = mainlog.path_of(log)
     above = os.path.dirname(path)
     if not mainlog.is_file(path):
@@ -64,4 +68,6 @@ def in_force(recording: Recording, contents: Contents, supervisord: int | None =
 
     Raises HistoryError.
     """
+    from supervisor_memreap.supervisord import mainlog
+
     return default_path(mainlog.find(contents, supervisord)) if recording.history == "" else recording.history

@@ -14,16 +14,13 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from supervisor_memreap.core import counters
-from supervisor_memreap.core.model import Standing
-from supervisor_memreap.core.rows import PoolRow, TotalsRow
-from supervisor_memreap.core.settings import Recording
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.rows import OBSERVED, PoolRow, TotalsRow, freed
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.daily import Daily
 from supervisor_memreap.history.historyfile import DamagedError, FullError, InUseError, Writer
 from supervisor_memreap.history.historypath import HistoryError
-from supervisor_memreap.outputs.child import Inbox, Message, Tell
-from supervisor_memreap.outputs.lasting import Lasting
+from supervisor_memreap.outputs.inbox import Inbox, Message, Tell
 
 # Keep every reading, one a minute, for FINE_FOR seconds; then one per COARSE seconds, for COARSE_FOR seconds.
 FINE_FOR, COARSE, COARSE_FOR = 25 * 3600, 900, 31 * 86400
@@ -80,7 +77,8 @@ class _History:
         self._began = time.monotonic()
         self._retry_at = float("-inf")
         """Not before (monotonic)."""
-        self._lasting: Lasting[str] = Lasting()
+        self._trouble = ""
+        """As it was last reported."""
 
     @property
     def is_behind(self) -> bool:
@@ -93,7 +91,7 @@ class _History:
 
     def add(self, message: Message) -> None:
         if message["kind"] == "look":
-            self._observed = {row["name"] for row in message["pools"] if row.get("standing") == Standing.OBSERVED}
+            self._observed = {row["name"] for row in message["pools"] if row.get("standing") == OBSERVED}
         self._waiting.append(message)
         kind = message["kind"]
         alike = [number for number, each in enumerate(self._waiting) if each["kind"] == kind]
@@ -181,7 +179,8 @@ class _History:
             self._report_trouble(f"{error}; trying again every {RETRY:.0f} s")
 
     def _report_trouble(self, trouble: str) -> None:
-        if self._lasting.note("file", trouble):
+        if trouble != self._trouble:
+            self._trouble = trouble
             self._report({"trouble": trouble})
 
     def close(self) -> None:
@@ -206,7 +205,7 @@ class _Tables:
         """What is counted of each pool, by name: the counters of a listener go on from there."""
         with historyfile.errors(self._file.path):
             rows = self._file.db.execute("SELECT name, since, reaps, returned FROM pool").fetchall()
-        return {name: {"since": since, "reaps": reaps, "returned": freed} for name, since, reaps, freed in rows}
+        return {name: {"since": since, "reaps": reaps, "returned": bytes_} for name, since, reaps, bytes_ in rows}
 
     def write(self, messages: Iterable[Message]) -> None:
         try:
@@ -310,8 +309,8 @@ class _Tables:
         )
         if name == "Left":
             number = self._pool(pool, event["metric"], at)
-            freed = counters.freed(event["came_back"], event["taken"])
-            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (freed, number))
+            returned = freed(event["came_back"], event["taken"])
+            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (returned, number))
         elif name == "Signalled":
             row = db.execute("SELECT id FROM pool WHERE name = ?", (pool,)).fetchone()
             worker = row and self._last_worker(row[0], pid)

@@ -62,7 +62,7 @@ class Serving:
                 self._ask(child, asked.manager, now)
 
     def end(self) -> None:
-        if self._asking is None and not self._facts.keys() & self._present:
+        if self._asking is None:
             self._reader.end()
         forked.uncollected()  # on a busy machine it ends a moment later
         for known in (self._facts, self._asked):

@@ -288,7 +288,7 @@ class LiveSettings:
         if self._file is None or not self._file.has_changed():
             return
         try:
-            contents = self._file.read()
+            contents = self._file.read_apart()
             self.settings = resolve(configfile.merge(contents.sections, self._command_line))
         except SettingsError as error:
             self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))

@@ -10,14 +10,14 @@ from typing import NamedTuple
 from supervisor_memreap.core import events
 from supervisor_memreap.core.counters import Totals
 from supervisor_memreap.core.events import Event, Sink
-from supervisor_memreap.core.frozen import replace
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.rows import PoolRow
-from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.listener.wakeable import Wakeable
 from supervisor_memreap.outputs import child, fields
-from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
+from supervisor_memreap.outputs.child import Child
 from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.inbox import Message
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
@@ -29,21 +29,10 @@ _STALLED = f"nothing was written for {child.PATIENCE:.0f} s: the disk may be han
 _LOST = "some entries were dropped: the recorder fell behind"
 
 
-def _history(messages: Inbox, tell: Tell, recording: Recording) -> None:
-    from supervisor_memreap.history.historywriter import consume  # SQLite is loaded in the child alone
-
-    consume(messages, tell, recording)
-
-
-def _metrics(messages: Inbox, tell: Tell, recording: Recording) -> None:
-    from supervisor_memreap.outputs.metrics import consume
-
-    consume(messages, tell, recording)
-
-
 class _Kind(NamedTuple):
     name: str
-    consume: Consume
+    consume: str
+    """As in Child."""
     over: type[events.OutputWorks]
     wanted_by: tuple[str, ...]
     """It is started if one of these settings is not off."""
@@ -61,7 +50,7 @@ class _Kind(NamedTuple):
 
 _HISTORY = _Kind(
     "history",
-    _history,
+    "supervisor_memreap.history.historywriter:consume",
     events.RecordedAgain,
     wanted_by=("history",),
     keys=("history", "history_size", "summary"),
@@ -70,7 +59,7 @@ _HISTORY = _Kind(
 )
 _METRICS = _Kind(
     "metrics",
-    _metrics,
+    "supervisor_memreap.outputs.metrics:consume",
     events.ExposedAgain,
     wanted_by=("metrics", "metrics_file"),
     keys=("metrics", "metrics_file"),
@@ -222,9 +211,9 @@ class SlowOutputs(Wakeable):
     def _apply(self, recording: Recording, contents: Contents) -> None:
         why = ""
         try:
-            recording = replace(recording, history=in_force(recording, contents))
+            recording = recording._replace(history=in_force(recording, contents))
         except HistoryError as error:
-            recording = replace(recording, history=None)
+            recording = recording._replace(history=None)
             why = str(error)
         if recording.summary != "off" and recording.history is None and not why:
             why = "summary=daily needs the history, which is off (history=off)"

@@ -7,30 +7,18 @@ what is beyond that is lost, which the listener reports.
 from __future__ import annotations
 
 import json
-import math
 import os
 import select
 import signal
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection
+from typing import NoReturn
 
-from supervisor_memreap.core.settings import Recording
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.host import forked
-from supervisor_memreap.outputs.guard import internal_error
-
-Message = Mapping[str, Any]
-"""`{"kind": "event", …}` with outputs.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
-"lasting": […], "period": seconds}` with outputs.statusrows, the kinds of the events whose states last, and the time
-between two ticks.
-"""
-Tell = Callable[[Message], None]
-"""Sends a message back to the listener: {"trouble": a line, or empty when it is over}, {"note": a line about what is
-over already}, and what else the output has.
-"""
-Consume = Callable[["Inbox", Tell, Recording], None]
-"""What the child does, until the messages end."""
+from supervisor_memreap.outputs.inbox import Message
 
 # Bytes that may wait for the child: looks up to the first, events, few and more important, up to the second. A look
 # at 1,000 workers has 150 KB.
@@ -39,39 +27,22 @@ _MOST_LOOKS, _MOST_EVENTS = 2 * 1024**2, 4 * 1024**2
 PATIENCE = 30.0
 # Seconds that the listener waits, when it exits, for a child that has everything: it needs some milliseconds.
 _FAREWELL = 0.5
-
-
-class Inbox:
-    """The messages, in their order; the iteration ends with the listener."""
-
-    def __init__(self, fd: int):
-        self._fd = fd
-        self._lines: deque[bytes] = deque()
-        self._rest = b""
-
-    def __iter__(self) -> Iterator[Message]:
-        while True:
-            while self._lines:
-                yield json.loads(self._lines.popleft())
-            chunk = os.read(self._fd, 1 << 20)
-            if not chunk:
-                return
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            self._lines.extend(lines)
-
-    def has_more(self, timeout: float = 0.0) -> bool:
-        """Whether a message, or the end, arrives within `timeout` seconds."""
-        if self._lines:
-            return True
-        poll = select.poll()  # not select(2), which ends at descriptor 1023: the listener has one for each worker
-        poll.register(self._fd, select.POLLIN)
-        return bool(poll.poll(math.ceil(timeout * 1000)))
+# `sys` is built in, and all that is imported after it is found in the path of the listener.
+_PROGRAM = (
+    "import sys; name, received, reports, *sys.path[:] = sys.argv[1:];"
+    " from supervisor_memreap.outputs import inbox; inbox.serve(name, int(received), int(reports))"
+)
+# What limits from where Python itself imports, before that.
+_FLAGS = {"isolated": "I", "ignore_environment": "E", "no_user_site": "s", "no_site": "S"}
 
 
 class Child:
-    """`name` is what ps shows after memreap. Raises OSError if no process can be made."""
+    """`name` is what ps shows after memreap; `consume`, MODULE:FUNCTION, is what it does, as inbox.Consume.
 
-    def __init__(self, name: str, consume: Consume, recording: Recording):
+    Raises OSError if no process can be made.
+    """
+
+    def __init__(self, name: str, consume: str, recording: Recording):
         received, self._out = os.pipe()
         self.fd, reports = os.pipe()
         """Readable when the child has reported something, or has ended."""
@@ -92,9 +63,10 @@ class Child:
                 os.close(fd)
             raise
         if self._pid == 0:
-            _run(name, consume, recording, received, reports)
+            _run(name, received, reports)
         os.close(received)
         os.close(reports)
+        self.send({"consume": consume, "recording": recording}, is_event=True)
 
     def send(self, message: Message, is_event: bool) -> None:
         """Never waits."""
@@ -188,21 +160,21 @@ def _wait_for(pids: Collection[int]) -> bool:
     return not _ended.isdisjoint(pids)
 
 
-def _run(name: str, consume: Consume, recording: Recording, received: int, reports: int) -> None:
-    """Never returns. It ends when the listener closes the pipe, also if both got a signal for their group."""
+def _run(name: str, received: int, reports: int) -> NoReturn:
+    """Become a Python that has loaded nothing yet: a fork would soon hold a copy of all that the listener touches.
+
+    It imports from where the listener does, and from nowhere else, such as its current directory.
+    """
     ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-
-    def tell(message: Message) -> None:
-        try:
-            os.write(reports, json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass  # the listener has ended, and so will the messages
-
     try:
         forked.settle(f"memreap {name}"[:15], (received, reports), ended, with_parent=False)
-        try:
-            consume(Inbox(received), tell, recording)
-        except Exception as error:
-            tell({"trouble": internal_error(error).text})
+        for fd in (received, reports):
+            os.set_inheritable(fd, True)
+        flags = [f"-{letter}" for flag, letter in _FLAGS.items() if getattr(sys.flags, flag)]
+        own = [f"memreap {name}", str(received), str(reports)]
+        os.execv(sys.executable, [sys.executable, *flags, "-c", _PROGRAM, *own, *sys.path])  # noqa: S606
+    except OSError as error:
+        trouble = f"{sys.executable} could not be started: {error.strerror}"
+        os.write(reports, json.dumps({"trouble": trouble}).encode() + b"\n")
     finally:
         os._exit(0)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from supervisor_memreap.core.settings import Address, Recording
+from supervisor_memreap.core.recording import Address, Recording
 from supervisor_memreap.host import packages
 from supervisor_memreap.outputs.lasting import Lasting
 from supervisor_memreap.outputs.tally import Tally
@@ -71,7 +71,7 @@ class _Serving:
         self._has_begun = True
         registry = exposition.registry(self._tally, self._lock)
         if self._recording.metrics:
-            _start(_listen, self._recording.metrics, registry, self._troubles)
+            _start(_listen, Address(*self._recording.metrics), registry, self._troubles)
         if self._recording.metrics_file:
             self._file = _File(self._recording.metrics_file, registry, self._troubles)
             _start(self._file.keep, lambda: _is_old(self._tally, self._lock))

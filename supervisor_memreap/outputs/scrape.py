@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from supervisor_memreap.core.settings import Address
+from supervisor_memreap.core.recording import Address
 
 # Seconds that a connection may last: as long as Prometheus waits for a scrape by default.
 PATIENCE = 10.0

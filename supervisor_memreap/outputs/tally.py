@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor_memreap.core import counters, events
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.reasons import REASONS
-from supervisor_memreap.core.rows import PoolRow
+from supervisor_memreap.core.rows import PoolRow, freed
 from supervisor_memreap.outputs.fields import kind_of
 
 # Upper bounds of the buckets of the time to leave, in seconds: an idle worker leaves within some ms, a busy one after
@@ -83,7 +83,7 @@ class PoolTally:
 
     def _take_left(self, event: Mapping[str, Any]) -> None:
         self.reaps[self._leaving.pop(event["pid"], UNKNOWN)] += 1
-        self.freed += counters.freed(event["came_back"], event["taken"])
+        self.freed += freed(event["came_back"], event["taken"])
         self.left[bisect_left(BUCKETS, event["after"])] += 1
         self.leaving_took += event["after"]
 

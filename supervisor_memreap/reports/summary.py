@@ -13,10 +13,9 @@ from supervisor_memreap.advice import growth, spans
 from supervisor_memreap.advice.growth import Sample
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, WorkerHistory
 from supervisor_memreap.advice.spans import Span, Suspension
-from supervisor_memreap.core import counters
 from supervisor_memreap.core.delay import REPEAT
 from supervisor_memreap.core.events import kinds
-from supervisor_memreap.core.rows import known
+from supervisor_memreap.core.rows import freed, known
 from supervisor_memreap.core.text import duration, memory, padded, seconds
 from supervisor_memreap.outputs.words import time_text, timed
 from supervisor_memreap.reports import timeaxis
@@ -159,7 +158,7 @@ def _counted(words: Iterable[str]) -> dict[str, int]:
 
 
 def _freed(left: Iterable[EventRecord]) -> int:
-    return sum(counters.freed(event.values.get("came_back"), event.values.get("taken")) for event in left)
+    return sum(freed(event.values.get("came_back"), event.values.get("taken")) for event in left)
 
 
 def _reasons(events: Iterable[EventRecord]) -> dict[tuple[int, float], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import os
 import re
@@ -14,8 +15,6 @@ from typing import Any, Optional, cast
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
-from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
-
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.core.rows import ListenerRow, PoolRow, of_xmlrpc
@@ -26,6 +25,8 @@ TIMEOUT = 1.0
 ANNOUNCEMENT = "memreap"
 # Bytes of supervisord's log that are read to find out how a program ended: about 600 lines.
 _LOG_TAIL = 65536
+# Of supervisor.xmlrpc.Faults; that module imports 3 MB, most of it for a server.
+_UNKNOWN_METHOD, _SHUTDOWN_STATE = 1, 6
 # Its lines have the local time, cut to milliseconds.
 _ENDED = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}),[0-9]{3} [A-Z]+ (stopped|exited): (.*) \(", re.MULTILINE)
 
@@ -38,35 +39,47 @@ class ShuttingDown(Unavailable):
     """supervisord is about to exit, or to restart all its programs."""
 
 
-class _UnixConnection(UnixStreamHTTPConnection):  # type: ignore[misc] # supervisor has no types
+class _UnixConnection(http.client.HTTPConnection):
     peer: int | None = None
     """The pid, in our own namespace, of the listening process; 0: it has none there. None: unknown."""
+
+    def __init__(self, path: str, timeout: float):
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self.socketfile)
+        self.sock.connect(self._path)
         if hasattr(socket, "SO_PEERCRED"):
             (self.peer,) = struct.unpack_from("i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
 
 
-class _Transport(SupervisorTransport):  # type: ignore[misc]
-    """supervisor's own transport has no time-out."""
+class _Transport(xmlrpc.client.Transport):
+    """With a time-out, and over a unix socket too."""
 
     def __init__(self, url: str, username: str | None, password: str | None, timeout: float):
-        super().__init__(username, password, url)
-        self._get_connection = self._open
+        known = username is not None and password is not None
+        credentials = base64.b64encode(f"{username}:{password}".encode()).decode()
+        super().__init__(headers=[("Authorization", f"Basic {credentials}")] if known else [])
+        self._url = url
         self._timeout = timeout
         self._unix: _UnixConnection | None = None
 
-    def _open(self) -> http.client.HTTPConnection:
-        if self.serverurl.startswith("unix://"):
-            connection = _UnixConnection("localhost", timeout=self._timeout)
-            connection.socketfile = self.serverurl[len("unix://") :]
-            self._unix = connection
-            return connection
-        parts = urlsplit(self.serverurl)
-        return http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 80, timeout=self._timeout)
+    def request(self, *args: Any, **options: Any) -> Any:
+        """Once: that of xmlrpc.client does it again where the connection broke, perhaps after it was carried out."""
+        return self.single_request(*args, **options)
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        if self._url.startswith("unix://"):
+            self._unix = _UnixConnection(self._url[len("unix://") :], self._timeout)
+            connection: http.client.HTTPConnection = self._unix
+        else:
+            parts = urlsplit(self._url)
+            name, port = parts.hostname or "localhost", parts.port or 80
+            connection = http.client.HTTPConnection(name, port, timeout=self._timeout)
+        self._connection = host, connection
+        return connection
 
     def peer(self) -> int | None:
         """As in _UnixConnection, of the last call."""
@@ -140,7 +153,7 @@ class Client:
         (answer,) = self._call_all("memreap.publish", params=[status])
         if not _is_fault(answer):
             return True
-        if answer["faultCode"] != Faults.UNKNOWN_METHOD:
+        if answer["faultCode"] != _UNKNOWN_METHOD:
             raise self._explain_fault(answer["faultCode"], answer["faultString"])
         return False
 
@@ -163,7 +176,7 @@ class Client:
         try:
             pools, listener = answers
             if isinstance(pools, dict):
-                if pools["faultCode"] == Faults.UNKNOWN_METHOD:
+                if pools["faultCode"] == _UNKNOWN_METHOD:
                     return None
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
             return of_xmlrpc(pools), cast(ListenerRow, dict(listener))
@@ -219,9 +232,9 @@ class Client:
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
     def _explain_fault(self, code: int, text: str) -> Unavailable:
-        if code == Faults.SHUTDOWN_STATE:
+        if code == _SHUTDOWN_STATE:
             return ShuttingDown("supervisord is shutting down or restarting")
-        if code == Faults.UNKNOWN_METHOD:
+        if code == _UNKNOWN_METHOD:
             return Unavailable(
                 "supervisord has no XML-RPC interface: add [rpcinterface:supervisor] with"
                 " supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface"

@@ -13,18 +13,21 @@ import re
 import select
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from supervisor.datatypes import dict_of_key_value_pairs
-from supervisor.options import ClientOptions, UnhosedConfigParser
+from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Sections, SettingsError, parse_name_size
 from supervisor_memreap.core.text import quote
+from supervisor_memreap.host import apart
 from supervisor_memreap.supervisord import ancestor
+
+if TYPE_CHECKING:
+    from supervisor.options import UnhosedConfigParser
+
+# supervisor's parser, with its imports, takes 5 MB: it is imported where it is used. The listener reads apart.
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 _OURS = re.compile(r"\[(memreap(?::[^]]+)?)\]")
@@ -60,6 +63,8 @@ class Section:
 
     @property
     def environment(self) -> dict[str, str]:
+        from supervisor.datatypes import dict_of_key_value_pairs
+
         try:
             environment: dict[str, Any] = dict_of_key_value_pairs(self.options.get("environment", ""))
         except ValueError:
@@ -163,10 +168,10 @@ def _without_options(words: list[str]) -> list[str]:
     ]
 
 
-def find(explicit: str | None) -> str:
+def find(explicit: str | None, search: Callable[[], list[str]] | None = None) -> str:
     """The path that was given, else that of the supervisord above us, else where supervisorctl looks.
 
-    Raises SettingsError if there is none.
+    `search` answers as `searched`. Raises SettingsError if there is none.
     """
     if explicit:
         return os.path.abspath(explicit)
@@ -175,11 +180,18 @@ def find(explicit: str | None) -> str:
     given = ancestor.option(supervisord, "-c", "--configuration") if supervisord else None
     if given:
         return os.path.join(start, given)
-    searched = ClientOptions().searchpaths
-    for path in searched:
+    paths = (search or searched)()
+    for path in paths:
         if os.path.exists(os.path.join(start, path)):
             return os.path.join(start, path)
-    raise SettingsError(f"no supervisord.conf in {', '.join(searched)}; specify it with -c")
+    raise SettingsError(f"no supervisord.conf in {', '.join(paths)}; specify it with -c")
+
+
+def searched() -> list[str]:
+    """Where supervisorctl looks."""
+    from supervisor.options import ClientOptions
+
+    return list(ClientOptions().searchpaths)
 
 
 class ConfigFile:
@@ -217,6 +229,24 @@ class ConfigFile:
             self._add(path, _parse(path, headers), contents)
         contents.warnings += _repeated(headers)
         self._read = seen
+        return contents
+
+    def read_apart(self) -> Contents:
+        """As `read`, in a process of its own. Raises SettingsError."""
+
+        def read() -> tuple[Contents | SettingsError, dict[str, Any]]:
+            try:
+                return self.read(), self.__dict__
+            except SettingsError as error:
+                return error, self.__dict__
+
+        try:
+            contents, after = apart.made(read)
+        except ChildProcessError:
+            return self.read()
+        self.__dict__.update(after)
+        if isinstance(contents, SettingsError):
+            raise contents
         return contents
 
     def _included(self) -> Iterator[str]:
@@ -298,6 +328,8 @@ def _stat(path: str) -> tuple[int, ...]:
 
 def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
     """The file; adds to `headers` where each of our sections begins, which a parser merges without a word."""
+    from supervisor.options import UnhosedConfigParser
+
     parser = UnhosedConfigParser()
     parser.expansions = {f"ENV_{key}": value for key, value in os.environ.items()}
     parser.expansions["host_node_name"] = platform.node()

@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from supervisor.childutils import EventListenerProtocol
-
 
 class Event(NamedTuple):
     name: str
@@ -19,7 +17,6 @@ class Protocol:
     def __init__(self, stdin: int, stdout: int):
         self._stdin = stdin
         self._stdout = os.fdopen(stdout, "w", encoding="ascii")
-        self._answers = EventListenerProtocol()
         # `len` in the header counts characters, not bytes: supervisord takes the length before it encodes.
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._pieces: list[str] = []
@@ -27,10 +24,14 @@ class Protocol:
         """Characters of the event whose header was read; None: no header was read."""
 
     def ready(self) -> None:
-        self._answers.ready(self._stdout)
+        self._answer("READY\n")
 
     def ok(self) -> None:
-        self._answers.ok(self._stdout)
+        self._answer("RESULT 2\nOK")
+
+    def _answer(self, text: str) -> None:
+        self._stdout.write(text)
+        self._stdout.flush()
 
     def feed(self) -> Iterator[Event]:
         """Read what is there, and yield the events that are whole. Raises EOFError."""

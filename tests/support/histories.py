@@ -10,7 +10,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.outputs import fields
-from supervisor_memreap.outputs.child import Inbox
+from supervisor_memreap.outputs.inbox import Inbox
 
 MIB = 1024**2
 STARTED = time.time() - 50 * 86400

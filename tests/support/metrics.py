@@ -18,7 +18,7 @@ from support import stack
 
 _CHILD = """\
 import json, os, sys
-from supervisor_memreap.core.settings import Address, Recording
+from supervisor_memreap.core.recording import Address, Recording
 try:
     from supervisor_memreap.outputs import scrape
 except ImportError:

@@ -1,0 +1,53 @@
+"""What is needed seldom, and takes much memory or many imports, is made in a child process that ends at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+MadeT = TypeVar("MadeT")
+
+
+def made(make: Callable[[], MadeT]) -> MadeT:
+    """What it returns, made in a child process; here if there can be none. Raises its errors, and ChildProcessError."""
+    # In the process for the history, only when it is used.
+    import pickle
+
+    from supervisor_memreap.host import forked
+
+    try:
+        with contextlib.ExitStack() as opened:
+            readable, writable = os.pipe()
+            opened.callback(os.close, readable)
+            opened.callback(os.close, writable)
+            child = os.fork()
+            opened.pop_all()
+    except OSError:
+        return make()
+    if child == 0:
+        try:
+            ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+            forked.settle("memreap apart", (writable,), ended, with_parent=True)
+            try:
+                result: object = make()
+            except Exception as error:
+                result = error
+            with open(writable, "wb") as file:
+                pickle.dump(result, file)
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with open(readable, "rb") as file:
+        data = file.read()
+    with contextlib.suppress(ChildProcessError):  # a library ignores SIGCHLD: then the kernel has waited for it
+        os.waitpid(child, 0)
+    if not data:
+        raise ChildProcessError(errno.ECHILD, "its process was ended")
+    answer = pickle.loads(data)  # noqa: S301 - our own child has written it
+    if isinstance(answer, Exception):
+        raise answer
+    return cast("MadeT", answer)
