@@ -11,8 +11,9 @@ from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, ProcessId, Standing, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.state import PoolState, Reap
+from supervisor_memreap.core.state import Phase, PoolState, Reap
 from supervisor_memreap.host.machine import Locked
+from supervisor_memreap.listener import memorywatch
 from supervisor_memreap.listener.attempts import Turns
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, signalled
 from supervisor_memreap.listener.pools import FORGET_AFTER, Pools
@@ -179,6 +180,50 @@ def test_why_it_could_not_be_saved_is_returned():
     assert known.write_down() == "no space left"
     assert known.change({"a": PoolState(paused=True)}) == "no space left"
     assert known.named("a").state.paused is False
+
+
+@pytest.mark.parametrize("trouble", ["", "no space left"])
+def test_a_change_of_several_pools_is_saved_at_once_and_undone_where_it_cannot_be(trouble):
+    known, _ = pools("a", "b")
+    saved = []
+
+    def keep(states: Any) -> str:
+        saved.append([state.paused for state in states.values()])
+        return trouble
+
+    known._keep = keep
+    assert known.change(dict.fromkeys("ab", PoolState(paused=True))) == trouble
+    assert saved == [[True, True]]
+    assert [pool.state.paused for pool in known] == [not trouble] * 2
+
+
+def test_the_next_signal_waits_for_a_worker_that_a_memreap_has_signalled_which_has_ended():
+    host: Any = Host()
+    known = Pools(host, [], False, {}, lambda _states: None, lambda: {"a": leaving(WORKERS[0])})
+    pool = replace(POOL, workers=(Worker(WORKERS[0], 60.0, 200),))
+    known.named("a").choice = Choice(pool, Standing.QUIET, PoolState())
+    with pytest.raises(Locked, match="worker 11 was signalled by a memreap that has ended"):
+        known._take_lock(MANAGER, False)
+    assert not host.locks[0].is_open
+    assert known.named("a").state.leaving
+    assert known._take_lock(MANAGER, False) is host.locks[1]  # it is followed now
+
+
+def test_a_stuck_worker_that_another_memreap_follows_is_not_forced():
+    known, _ = pools("a")
+    pool = known.named("a")
+    pool.update(leaving(WORKERS[0], phase=Phase.FORCED))
+    pool.choice = replace(pool.choice, force=Worker(WORKERS[0], 60.0, 200))
+    pool.follow_up(5.0, True)
+    assert (pool.state.reap, [each.phase for each in pool.state.stuck]) == (None, [Phase.AGAIN])
+
+
+def test_control_groups_are_those_of_the_manager_or_with_target_self_of_a_worker():
+    workers = tuple(Worker(worker, 60.0, 200) for worker in reversed(WORKERS))
+    pool = replace(POOL, workers=workers)
+    assert memorywatch._a_process(pool) == MANAGER
+    assert memorywatch._a_process(replace(pool, is_group=True)) == WORKERS[0]
+    assert memorywatch._a_process(replace(pool, is_group=True, workers=())) is None
 
 
 @pytest.mark.parametrize(("is_gone", "is_forgotten"), [(False, False), (True, True)])
