@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 
-from supervisor_memreap.core import events
+from supervisor_memreap.core import events, hindrance
 from supervisor_memreap.core.frozen import replace
-from supervisor_memreap.core.model import Pool, ProcessId, Standing, Worker, WorkerDetail
+from supervisor_memreap.core.model import HOST, Holder, Pool, ProcessId, Standing, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.selection import Decision
+from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.state import Phase, PoolState, Reap
 from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.listener import memorywatch
+from supervisor_memreap.listener.attemptqueue import AttemptQueue
 from supervisor_memreap.listener.attempts import Turns
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, signalled
+from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.pools import FORGET_AFTER, Pools
 
 MANAGER = ProcessId(1, 0.0)
@@ -247,6 +251,27 @@ def test_a_pool_that_is_hidden_keeps_its_lock_only_while_a_worker_is_leaving():
     pool.update(leaving(WORKERS[0], left=1.0))
     pool.hide()
     assert not lock.is_open
+
+
+def test_while_a_worker_of_a_group_is_leaving_none_of_its_other_pools_is_signalled():
+    known, host = pools("web:a", "web:b")
+    pool = known.named("web:b")
+    pool.choice = replace(pool.choice, candidates=(candidate(WORKERS[1]),))
+    queue = AttemptQueue(host, known, MemoryWatch(host))
+    queue.begin([pool], 5.0)
+    assert pool.state.refusal is None
+    known.named("web:a").followed.add(Followed(WORKERS[0], replace(POOL, is_group=True), None, Held()))
+    queue.begin([pool], 5.0)
+    assert pool.state.refusal is hindrance.GROUP
+
+
+def test_who_holds_the_memory_is_said_where_nothing_relieves_a_shortage():
+    host: Any = Host()
+    host.holders_in = lambda _scope: (Holder(5, "db", 100),)
+    short = Shortage(Kind.HEADROOM, HOST, 1.0, 2.0, 3.0)
+    said = events.Outgrown("", 0.0, short, 3, 60.0), events.NotRelieved("", 0.0, short, 1, 0, 600.0)
+    first, second = MemoryWatch(host).take(Decision([], {}, said), [])
+    assert (first, second) == (said[0], replace(said[1], holders=(Holder(5, "db", 100),)))
 
 
 # Turns.

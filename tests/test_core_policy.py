@@ -574,6 +574,7 @@ def test_a_pool_that_new_settings_suspend_at_once_stays_suspended():
     film.look({11: 160, 12: 170})
     film.settings = SETTINGS
     assert [film.look({11: 160, 12: 170}).standing for _ in range(5)] == ["suspended"] * 5
+    assert film.of(Resumed) == []
 
 
 def test_one_worker_that_starts_over_the_limit_is_not_a_wrong_limit():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sim import faults, reader, store
+from sim import faults, reader
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -15,7 +15,7 @@ from sim.sweep import base, kinds, sweep
 from supervisor_memreap.core import choosing, following, policy, serving, state
 from supervisor_memreap.core.events import Event, Forced, ManagerLost, Signalled, SignalledAgain, Stuck
 from supervisor_memreap.core.frozen import replace
-from supervisor_memreap.listener import attemptqueue, attempts
+from supervisor_memreap.listener import attemptqueue, attempts, statefile
 from supervisor_memreap.listener.attempts import Trial
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers
 from supervisor_memreap.listener.memorywatch import MemoryWatch
@@ -193,7 +193,11 @@ def take_all_for_workers(monkeypatch) -> None:
 
 def forget(name: str):
     lost = {name: getattr(state.PoolState(), name)}
-    return lambda monkeypatch: monkeypatch.setattr(store, "encode", lambda each: state.encode(replace(each, **lost)))
+
+    def encode(each):
+        return state.encode(replace(each, **lost))
+
+    return lambda monkeypatch: monkeypatch.setattr(statefile, "encode", encode)
 
 
 def leave_open(monkeypatch) -> None:
