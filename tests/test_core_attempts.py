@@ -279,11 +279,14 @@ def test_a_lock_that_is_held_is_said_only_where_the_worker_may_be_signalled(may_
     assert [type(event) for event in attempting.seen] == [kind]
 
 
-def test_an_error_after_the_signal_may_have_been_sent_counts_as_sent():
+def test_an_error_after_the_signal_may_have_been_sent_counts_as_sent(monkeypatch):
+    def fail(_self: Any, _followed: Any) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(FollowedWorkers, "add", fail)
     attempting = Attempting()
     attempting.begin()
-    attempting.attempts._followed.add = None  # type: ignore[method-assign,assignment]
-    with pytest.raises(TypeError):
+    with pytest.raises(RuntimeError, match="no memory"):
         attempting.end(SENT)
     assert attempting.kept.state.leaving.worker == WORKER
     assert not attempting.lock.is_open
