@@ -13,6 +13,7 @@ from supervisor_memreap.core.events import Overdue, OverdueEnded, SignalOfServer
 from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Pool, ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.servers import UNRECOGNISABLE
 from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension, decode, encode, is_worth_keeping, restored
 
 FCGI = "FCGI::ProcManager"
@@ -154,10 +155,16 @@ def test_a_worker_that_must_not_be_signalled_while_busy_is_overdue_once_a_kept_c
     assert film.state.delay.hindrance.kind is Kind.KEPT
 
 
-@pytest.mark.parametrize(("server", "is_said"), [("", True), ("unicorn", False)])
-def test_of_a_server_that_is_not_known_it_is_said_that_it_may_lose_requests(server, is_said):
-    why = hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, server), SETTINGS)
-    assert ("does not know whether its server loses requests" in why.text) is is_said
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("", ", and memreap does not know whether its server loses requests"),
+        (UNRECOGNISABLE, ", and the server cannot be identified (let the manager keep the title"),
+        ("unicorn", "between two requests; if requests take that long"),
+    ],
+)
+def test_it_is_said_whether_the_server_of_busy_workers_is_known(server, said):
+    assert said in hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, server), SETTINGS).text
 
 
 def test_without_ptrace_the_signal_for_busy_workers_and_its_cost_are_reported():

@@ -227,10 +227,14 @@ def test_a_worker_that_left_is_reported_once_with_time_and_replacement():
     assert film.look({12: 40, 13: 20}).events == ()
 
 
-def test_the_time_of_leaving_is_the_one_from_the_kernel_not_from_the_look():
+def test_the_time_of_leaving_is_the_first_one_from_the_kernel_not_from_the_look():
     film = Film()
     film.look({11: 200, 12: 40})
-    film.state = policy.exited(ProcessId(11, BOOT), film.state, film.now + 0.4)
+    stuck = replace(film.state.reap, worker=ProcessId(12, BOOT))
+    film.state = replace(film.state, stuck=(stuck,))
+    for after in (0.4, 0.6):
+        film.state = policy.exited(ProcessId(11, BOOT), film.state, film.now + after)
+    assert film.state.stuck == (stuck,)
     (left,) = film.look({12: 40}).events
     assert left.after == pytest.approx(0.4)
 
@@ -736,6 +740,12 @@ def test_a_worker_that_held_less_after_it_began_to_serve_is_not_evidence():
     pool = Growth(lambda age: 160 if age < 12 or age > 600 else 40, 2, replace(SETTINGS, checks=3)).play(60)
     assert pool.of(WrongSetting) == []
     assert pool.reaps > 5
+
+
+@pytest.mark.parametrize(("mib", "is_wrong"), [(150, False), (150.1, True)])
+def test_a_worker_that_began_exactly_at_its_limit_was_not_over_it(mib, is_wrong):
+    began = InitialSize(int(mib * MIB), True, "uss", 10.0)
+    assert OverLimit(int(160 * MIB), LIMIT, "uss").applied_to(began) is is_wrong
 
 
 def test_another_metric_is_not_evidence_of_the_size_of_fresh_workers():

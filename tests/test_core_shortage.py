@@ -531,9 +531,19 @@ def test_right_after_a_reap_its_memory_is_waited_for_also_where_the_replacement_
     assert len(host.of(NotMet)) == 1
 
 
-def test_a_total_ends_where_what_comes_back_leaves_exactly_that():
+def test_a_shortage_ends_where_what_comes_back_is_exactly_enough():
     over = shortage.Shortage(shortage.Kind.TOTAL, "a", 500.0, 400.0, 400.0)
-    assert [shortage.ends_with(over, coming) for coming in (99, 100)] == [False, True]
+    below = shortage.Shortage(shortage.Kind.HEADROOM, HOST, 300.0, 350.0, 400.0)
+    for short in (over, below):
+        assert [shortage.ends_with(short, coming) for coming in (99, 100)] == [False, True]
+
+
+def test_while_memory_is_short_all_workers_are_read_in_full():
+    host = Host(ALL)
+    decision, _ = host.look({"a": {11: 20, 12: 20}}, available=450, signal=False)
+    (choice,) = decision.choices
+    needed = selection.detail_needed(Look(choice.pool, ALL, choice.state), host.episodes, host.now)
+    assert all(needed(worker) for worker in choice.pool.workers)
 
 
 def test_an_exceeded_total_has_its_own_lines():
