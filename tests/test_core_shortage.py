@@ -489,6 +489,7 @@ LOST = Suspension(Cause.MANAGER_LOST, ProcessId(ord("a"), BOOT))
         (replace(HEADROOM, yields=False), PoolState(), "yield=no"),
         (replace(HEADROOM, observe=True), PoolState(), "only observed (observe=yes)"),
         (HEADROOM, PoolState(paused=True), "paused"),
+        (replace(HEADROOM, min_age=4000), PoolState(paused=True), "paused"),
         (replace(HEADROOM, min_age=4000), PoolState(), "they are younger than min_age=67 min"),
         (replace(HEADROOM, min_age=3605), PoolState(population=LARGE), "too few workers serve and are older than"),
         (HEADROOM, PoolState(suspended=LOST), "suspended (its manager exited)"),
