@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from supervisor_memreap.core.state import Phase, PoolState, Reap
 from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.listener import memorywatch
 from supervisor_memreap.listener.attemptqueue import AttemptQueue
-from supervisor_memreap.listener.attempts import Turns
+from supervisor_memreap.listener.attempts import Trial, Turns
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, signalled
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.pools import FORGET_AFTER, Pools
@@ -263,6 +264,17 @@ def test_while_a_worker_of_a_group_is_leaving_none_of_its_other_pools_is_signall
     known.named("web:a").followed.add(Followed(WORKERS[0], replace(POOL, is_group=True), None, Held()))
     queue.begin([pool], 5.0)
     assert pool.state.refusal is hindrance.GROUP
+
+
+def test_an_attempt_whose_time_is_up_is_not_waited_for():
+    known, host = pools("a")
+    queue, attempt = AttemptQueue(host, known, MemoryWatch(host)), SimpleNamespace(deadline=3.0)
+    assert queue.patience() is None
+    made: Any = attempt
+    known.named("a").attempts.trial = Trial(POOL, Worker(WORKERS[0], 60.0, 200), attempt=made)
+    assert queue.patience() == 3.0
+    attempt.deadline = -1.0
+    assert queue.patience() == 0.0
 
 
 def test_who_holds_the_memory_is_said_where_nothing_relieves_a_shortage():
