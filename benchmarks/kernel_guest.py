@@ -574,6 +574,7 @@ def main() -> int:
     reader.read_here()
     # Half a second and the like are not enough where all is some thirty times slower.
     reader.PATIENCE = attempt._OVERRUN = PATIENCE
+    boundary.STOPPED = boundary.FROZEN = 15.0
     rights._TIMEOUT = int(PATIENCE)
     signal.signal(signal.SIGALRM, _too_long)
     failed = ran = 0

@@ -8,13 +8,14 @@ import pytest
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.frozen import replace
+from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import HOST, Pool, ProcessId, Result, SentMoment, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate
 from supervisor_memreap.core.reasons import OverLimit, ShortOfHeadroom
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Kind, Shortage
-from supervisor_memreap.core.state import Phase, PoolState, Reap
-from supervisor_memreap.host.machine import TURN, Outcome
+from supervisor_memreap.core.state import Phase, PoolState, Reap, Wait
+from supervisor_memreap.host.machine import TURN, Locked, Outcome
 from supervisor_memreap.listener import attempts
 from supervisor_memreap.listener.attempts import ALONE, LAST, PoolAttempts
 from supervisor_memreap.listener.followed import FollowedWorkers
@@ -25,6 +26,11 @@ WORKER = ProcessId(11, 1.0)
 
 def candidate(server: str = "unicorn", **values: Any) -> Candidate:
     return Candidate(Worker(WORKER, 60.0, 200, WorkerDetail(200, True, server)), OverLimit(200, 100, "uss"), **values)
+
+
+def another(**values: Any) -> Candidate:
+    given = candidate(**values)
+    return replace(given, worker=replace(given.worker, id=ProcessId(12, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +93,7 @@ class Made:
     def __init__(self, order: Any):
         self.order, self.fd, self.deadline, self.handle = order, 5, 99.0, None
         self.result: Outcome | None = None
+        self.is_shortened = False
 
     def outcome(self) -> Outcome | None:
         return self.result
@@ -95,7 +102,7 @@ class Made:
         return self.result or Outcome(Result.BUSY)
 
     def shorten(self, _patience: float) -> None:
-        pass
+        self.is_shortened = True
 
 
 class Lock:
@@ -110,6 +117,7 @@ class Attempting:
 
     def __init__(self, given: Candidate | None = None) -> None:
         self.at, self.lock = 100.0, Lock()
+        self.may_send = True
         self.made: list[Made] = []
         self.seen: list[Any] = []
         self.kept = StatefulPool("myapp", PoolState(), [self.seen.append], lambda: "")
@@ -125,6 +133,9 @@ class Attempting:
 
     time = now
 
+    def may_signal(self, _worker: ProcessId) -> bool:
+        return self.may_send
+
     def attempt(self, order: Any, _lock: Any) -> Made:
         self.made.append(Made(order))
         return self.made[-1]
@@ -134,6 +145,11 @@ class Attempting:
         self.attempts.offer(self.pool, PoolSettings(), (self.given,), self.at)
         self.attempts.begin_next(self.at, may_relieve)
         return len(self.made)
+
+    def is_going_on_after(self, pool: Pool, *candidates: Candidate) -> bool:
+        """Whether the attempt goes on after a look at that."""
+        self.attempts.offer(pool, PoolSettings(), candidates, self.at)
+        return self.attempts.trial is not None
 
     def end(self, outcome: Outcome) -> None:
         self.made[-1].result = outcome
@@ -183,6 +199,7 @@ def test_so_is_one_that_is_to_be_signalled_again():
         attempting.at += pause
         attempting.attempts.signal_again(attempting.given.worker, attempting.at)
         assert len(attempting.made) == number
+        assert attempting.made[-1].order.processes == 4
         if attempting.attempts.trial:
             attempting.end(Outcome(Result.BUSY, stopped=1.0))
 
@@ -196,3 +213,80 @@ def test_after_a_refusal_no_worker_is_brought_to_its_boundary_for_five_minutes()
         holds.append(attempting.made[-1].order.hold)
         attempting.end(Outcome(Result.BUSY, unheld=holds[-1]))
     assert holds == [True, False, False, True]
+    assert [type(event) for event in attempting.seen] == [events.CannotHold]  # said once
+
+
+def test_an_attempt_goes_on_while_its_worker_is_due_and_no_other_has_left():
+    attempting = Attempting()
+    attempting.begin()
+    given, pool = attempting.given, attempting.pool
+    order = attempting.made[0].order
+    assert (order.siblings, order.processes) == ({12, 13}, 4)
+    assert attempting.is_going_on_after(pool, given)
+    assert not attempting.made[0].is_shortened
+    assert attempting.is_going_on_after(pool, given, another())
+    assert attempting.made[0].is_shortened
+    assert not attempting.is_going_on_after(replace(pool, workers=pool.workers[:2]), given)
+    attempting.begin()
+    assert not attempting.is_going_on_after(pool)
+    assert len(attempting.made) == 2
+
+
+def test_an_attempt_takes_what_the_ones_before_have_left_of_idle_wait():
+    attempting = Attempting()
+    attempting.kept.update(PoolState(waits={ProcessId(12, 1.0): Wait(9, PoolSettings().idle_wait - 2.0)}))
+    attempting.begin()
+    assert attempting.made[0].order.patience == 2.0
+
+
+@pytest.mark.parametrize(("given", "signal"), [(None, "HUP"), ("USR1", "USR1")])
+def test_the_signal_that_was_sent_is_in_the_event(given, signal):
+    attempting = Attempting()
+    attempting.begin()
+    attempting.end(replace(SENT, signal=given))
+    (event,) = attempting.seen
+    assert (type(event), event.signal) == (events.Signalled, signal)
+
+
+@pytest.mark.parametrize(("is_first", "refusal"), [(True, Hindrance), (False, type(None))])
+def test_what_an_attempt_has_found_counts_for_the_pool_if_none_is_more_urgent(is_first, refusal):
+    attempting = Attempting(candidate(attempts=0 if is_first else 1))
+    offered = (attempting.given, another()) if is_first else (another(attempts=2), attempting.given)
+    attempting.attempts.offer(attempting.pool, PoolSettings(), offered, attempting.at)
+    attempting.attempts.begin_next(attempting.at, True)
+    assert [made.order.worker for made in attempting.made] == [WORKER]
+    attempting.end(Outcome(Result.BUSY))
+    assert type(attempting.kept.state.refusal) is refusal
+
+
+def test_after_an_attempt_that_was_ended_none_is_made_until_the_next_look():
+    attempting = Attempting()
+    attempting.attempts.offer(attempting.pool, PoolSettings(), (attempting.given, another()), attempting.at)
+    attempting.attempts.begin_next(attempting.at, True)
+    attempting.attempts.end(attempting.at, by_force=True)
+    attempting.attempts.begin_next(attempting.at, True)
+    assert len(attempting.made) == 1
+
+
+@pytest.mark.parametrize(("may_send", "kind"), [(True, events.Locked), (False, events.NotPermitted)])
+def test_a_lock_that_is_held_is_said_only_where_the_worker_may_be_signalled(may_send, kind):
+    def locked(*_: Any) -> Any:
+        raise Locked("process 4 of memreap")
+
+    attempting = Attempting()
+    attempting.may_send, attempting.attempts._take_lock = may_send, locked
+    assert attempting.begin() == 0
+    assert [type(event) for event in attempting.seen] == [kind]
+
+
+def test_an_error_after_the_signal_may_have_been_sent_counts_as_sent(monkeypatch):
+    def fail(_self: Any, _followed: Any) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(FollowedWorkers, "add", fail)
+    attempting = Attempting()
+    attempting.begin()
+    with pytest.raises(RuntimeError, match="no memory"):
+        attempting.end(SENT)
+    assert attempting.kept.state.leaving.worker == WORKER
+    assert not attempting.lock.is_open

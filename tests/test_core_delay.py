@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
+from test_core_policy import BOOT, HIDDEN, MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
 from supervisor_memreap.core.events import Overdue, OverdueEnded, SignalOfServer
 from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Pool, ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.servers import UNRECOGNISABLE
 from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension, decode, encode, is_worth_keeping, restored
 
 FCGI = "FCGI::ProcManager"
@@ -42,6 +43,14 @@ def test_always_busy_workers_are_overdue_after_two_ticks_of_any_interval(after):
     assert [look.standing for look in looks] == ["due", "due", "overdue", "overdue"]
     assert [look.overdue for look in looks] == [0, 0, 2, 2]
     assert film.state.delay.hindrance.kind is Kind.BUSY
+
+
+def test_workers_that_are_hidden_for_a_moment_are_overdue_all_the_same():
+    film = Film()
+    standings(film, 4)
+    before = film.state.delay
+    assert events(film.decide(HIDDEN, film.now + 5), OverdueEnded) == []
+    assert film.state.delay is before is not None
 
 
 def test_looks_between_two_ticks_make_no_worker_overdue():
@@ -144,6 +153,18 @@ def test_a_worker_that_must_not_be_signalled_while_busy_is_overdue_once_a_kept_c
         film.state = policy.not_sent(film.state, kept)
     assert verdict.standing == "overdue"
     assert film.state.delay.hindrance.kind is Kind.KEPT
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("", ", and memreap does not know whether its server loses requests"),
+        (UNRECOGNISABLE, ", and the server cannot be identified (let the manager keep the title"),
+        ("unicorn", "between two requests; if requests take that long"),
+    ],
+)
+def test_it_is_said_whether_the_server_of_busy_workers_is_known(server, said):
+    assert said in hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, server), SETTINGS).text
 
 
 def test_without_ptrace_the_signal_for_busy_workers_and_its_cost_are_reported():
@@ -361,8 +382,8 @@ CAUSES: tuple[tuple[Kind | None, str, dict[str, object]], ...] = (
     (Kind.REFUSED, "worker", {"detail": WorkerDetail(300 * MIB, False)}),
     (Kind.STUCK, "state", {"stuck": (Reap(ProcessId(11, BOOT), BOOT, frozenset()),)}),
     (Kind.LOCKED, "state", {"refusal": hindrance.of_lock("locked by 4711")}),
-    (Kind.NOT_REPLACED, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset(), left=BOOT)}),
-    (Kind.SETTLING, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset(), left=BOOT + 3590)}),
+    (Kind.NOT_REPLACED, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset(), left=BOOT + 3290)}),
+    (Kind.SETTLING, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset(), left=BOOT + 3290.1)}),
     (Kind.LEAVING, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset())}),
     (Kind.SUSPENDED, "state", {"suspended": Suspension(Cause.MANAGER_LOST, ProcessId(1, BOOT))}),
     (Kind.PAUSED, "state", {"paused": True}),

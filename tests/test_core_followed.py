@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from supervisor_memreap.core import events
+from supervisor_memreap.core import events, hindrance
 from supervisor_memreap.core.frozen import replace
-from supervisor_memreap.core.model import Pool, ProcessId, Standing, Worker, WorkerDetail
+from supervisor_memreap.core.model import HOST, Holder, Pool, ProcessId, Standing, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.state import PoolState, Reap
+from supervisor_memreap.core.selection import Decision
+from supervisor_memreap.core.shortage import Kind, Shortage
+from supervisor_memreap.core.state import Phase, PoolState, Reap
 from supervisor_memreap.host.machine import Locked
-from supervisor_memreap.listener.attempts import Turns
+from supervisor_memreap.listener import memorywatch
+from supervisor_memreap.listener.attemptqueue import AttemptQueue
+from supervisor_memreap.listener.attempts import Trial, Turns
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, signalled
+from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.pools import FORGET_AFTER, Pools
 
 MANAGER = ProcessId(1, 0.0)
@@ -181,6 +187,50 @@ def test_why_it_could_not_be_saved_is_returned():
     assert known.named("a").state.paused is False
 
 
+@pytest.mark.parametrize("trouble", ["", "no space left"])
+def test_a_change_of_several_pools_is_saved_at_once_and_undone_where_it_cannot_be(trouble):
+    known, _ = pools("a", "b")
+    saved = []
+
+    def keep(states: Any) -> str:
+        saved.append([state.paused for state in states.values()])
+        return trouble
+
+    known._keep = keep
+    assert known.change(dict.fromkeys("ab", PoolState(paused=True))) == trouble
+    assert saved == [[True, True]]
+    assert [pool.state.paused for pool in known] == [not trouble] * 2
+
+
+def test_the_next_signal_waits_for_a_worker_that_a_memreap_has_signalled_which_has_ended():
+    host: Any = Host()
+    known = Pools(host, [], False, {}, lambda _states: None, lambda: {"a": leaving(WORKERS[0])})
+    pool = replace(POOL, workers=(Worker(WORKERS[0], 60.0, 200),))
+    known.named("a").choice = Choice(pool, Standing.QUIET, PoolState())
+    with pytest.raises(Locked, match="worker 11 was signalled by a memreap that has ended"):
+        known._take_lock(MANAGER, False)
+    assert not host.locks[0].is_open
+    assert known.named("a").state.leaving
+    assert known._take_lock(MANAGER, False) is host.locks[1]  # it is followed now
+
+
+def test_a_stuck_worker_that_another_memreap_follows_is_not_forced():
+    known, _ = pools("a")
+    pool = known.named("a")
+    pool.update(leaving(WORKERS[0], phase=Phase.FORCED))
+    pool.choice = replace(pool.choice, force=Worker(WORKERS[0], 60.0, 200))
+    pool.follow_up(5.0, True)
+    assert (pool.state.reap, [each.phase for each in pool.state.stuck]) == (None, [Phase.AGAIN])
+
+
+def test_control_groups_are_those_of_the_manager_or_with_target_self_of_a_worker():
+    workers = tuple(Worker(worker, 60.0, 200) for worker in reversed(WORKERS))
+    pool = replace(POOL, workers=workers)
+    assert memorywatch._a_process(pool) == MANAGER
+    assert memorywatch._a_process(replace(pool, is_group=True)) == WORKERS[0]
+    assert memorywatch._a_process(replace(pool, is_group=True, workers=())) is None
+
+
 @pytest.mark.parametrize(("is_gone", "is_forgotten"), [(False, False), (True, True)])
 def test_a_pause_of_a_pool_that_is_no_longer_watched_lasts_as_long_as_its_manager(is_gone, is_forgotten):
     known, host = pools(a=PoolState(paused=True, manager=MANAGER, looked=0.0))
@@ -202,6 +252,38 @@ def test_a_pool_that_is_hidden_keeps_its_lock_only_while_a_worker_is_leaving():
     pool.update(leaving(WORKERS[0], left=1.0))
     pool.hide()
     assert not lock.is_open
+
+
+def test_while_a_worker_of_a_group_is_leaving_none_of_its_other_pools_is_signalled():
+    known, host = pools("web:a", "web:b")
+    pool = known.named("web:b")
+    pool.choice = replace(pool.choice, candidates=(candidate(WORKERS[1]),))
+    queue = AttemptQueue(host, known, MemoryWatch(host))
+    queue.begin([pool], 5.0)
+    assert pool.state.refusal is None
+    known.named("web:a").followed.add(Followed(WORKERS[0], replace(POOL, is_group=True), None, Held()))
+    queue.begin([pool], 5.0)
+    assert pool.state.refusal is hindrance.GROUP
+
+
+def test_an_attempt_whose_time_is_up_is_not_waited_for():
+    known, host = pools("a")
+    queue, attempt = AttemptQueue(host, known, MemoryWatch(host)), SimpleNamespace(deadline=3.0)
+    assert queue.patience() is None
+    made: Any = attempt
+    known.named("a").attempts.trial = Trial(POOL, Worker(WORKERS[0], 60.0, 200), attempt=made)
+    assert queue.patience() == 3.0
+    attempt.deadline = -1.0
+    assert queue.patience() == 0.0
+
+
+def test_who_holds_the_memory_is_said_where_nothing_relieves_a_shortage():
+    host: Any = Host()
+    host.holders_in = lambda _scope: (Holder(5, "db", 100),)
+    short = Shortage(Kind.HEADROOM, HOST, 1.0, 2.0, 3.0)
+    said = events.Outgrown("", 0.0, short, 3, 60.0), events.NotRelieved("", 0.0, short, 1, 0, 600.0)
+    first, second = MemoryWatch(host).take(Decision([], {}, said), [])
+    assert (first, second) == (said[0], replace(said[1], holders=(Holder(5, "db", 100),)))
 
 
 # Turns.

@@ -118,6 +118,14 @@ def test_a_worker_that_may_have_missed_its_signal_is_not_forced_when_a_second_at
     assert (verdict.force, film.state.leaving, verdict.events) == (None, None, ())
 
 
+def test_a_second_signal_is_only_for_the_worker_that_is_leaving_and_has_not_left():
+    leaving = a_reap(Phase.SIGNALLED)
+    states = (PoolState(reap=leaving), PoolState(reap=leaving, paused=True), PoolState(reap=replace(leaving, left=9.0)))
+    assert [policy.may_signal_again(WORKER, SETTINGS, state) for state in states] == [True, False, False]
+    assert not policy.may_signal_again(ProcessId(12, BOOT), SETTINGS, states[0])
+    assert not policy.may_signal_again(WORKER, SETTINGS, PoolState())
+
+
 def test_a_second_signal_counts_as_the_first_if_the_first_was_uncertain():
     film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 300, 12: 20})

@@ -25,12 +25,22 @@ from supervisor_memreap.core.events import (
     SizesUnreadable,
     Stuck,
     TooFewWorkers,
+    TotalUnreadable,
     Unreadable,
     Wrapped,
     WrongSetting,
     WrongSignal,
 )
-from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
+from supervisor_memreap.core.model import (
+    Ending,
+    InitialSize,
+    Nested,
+    Pool,
+    ProcessId,
+    ProcessMemory,
+    Worker,
+    WorkerDetail,
+)
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import named, signal_for
@@ -175,6 +185,21 @@ def test_a_worker_exactly_at_the_limit_is_not_over_it():
     assert reaped(Film().look({11: 150})) is None
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, max_age=1e6)])
+def test_only_workers_that_may_have_to_go_are_read_in_full_and_replacements_of_one_that_frees_memory(settings):
+    film = Film(settings)
+    before = film.look({11: 300, 12: 40}).pool
+    leaving = film.state.reap
+    film.fork(13)
+    workers = {pid: film.worker(pid, mib) for pid, mib in ((11, 300), (12, 40), (13, 20))}
+    for private, read in ((300 * MIB, {11, 13}), (0, {11})):
+        state = replace(film.state, reap=replace(leaving, private=private))
+        is_needed = selection.detail_needed(Look(replace(before, workers=()), settings, state), {}, film.now)
+        assert {pid for pid, worker in workers.items() if is_needed(worker)} == read
+    is_needed = selection.detail_needed(Look(before, settings, replace(film.state, reap=None)), {}, film.now)
+    assert {pid for pid, worker in workers.items() if is_needed(worker)} == {11}
+
+
 def test_the_worker_that_frees_most_is_reaped_first():
     assert reaped(Film().look({11: 200, 12: 300, 13: 250})) == 12
 
@@ -202,10 +227,14 @@ def test_a_worker_that_left_is_reported_once_with_time_and_replacement():
     assert film.look({12: 40, 13: 20}).events == ()
 
 
-def test_the_time_of_leaving_is_the_one_from_the_kernel_not_from_the_look():
+def test_the_time_of_leaving_is_the_first_one_from_the_kernel_not_from_the_look():
     film = Film()
     film.look({11: 200, 12: 40})
-    film.state = policy.exited(ProcessId(11, BOOT), film.state, film.now + 0.4)
+    stuck = replace(film.state.reap, worker=ProcessId(12, BOOT))
+    film.state = replace(film.state, stuck=(stuck,))
+    for after in (0.4, 0.6):
+        film.state = policy.exited(ProcessId(11, BOOT), film.state, film.now + after)
+    assert film.state.stuck == (stuck,)
     (left,) = film.look({12: 40}).events
     assert left.after == pytest.approx(0.4)
 
@@ -418,16 +447,32 @@ def test_a_pace_shorter_than_settle_changes_nothing():
     assert reaped(film.look({12: film.worker(12, 200, server="uWSGI"), 14: 20}, after=0.1)) == 12
 
 
+def test_a_total_that_cannot_be_read_is_said_once_and_the_pool_is_not_watched_for_it():
+    film = Film()
+    pool = replace(film.look({11: 20, 12: 20}).pool, is_total_unreadable=True)
+    verdict = film.decide(pool, film.now + 5)
+    assert (verdict.standing, verdict.events) == ("blind", (TotalUnreadable(*STAMP),))
+    assert film.decide(pool, film.now + 10).events == ()
+
+
+def test_nothing_is_held_against_a_worker_that_was_not_read_in_full():
+    film = Film()
+    pool = film.look({11: 20}).pool
+    assert policy.veto(pool, replace(pool.workers[0], detail=None)) is None
+
+
 def test_the_signal_is_sent_where_handlers_cannot_be_read():
     film = Film()
     assert reaped(film.look({11: film.worker(11, 300, caught=None), 12: 20})) == 11
 
 
-def test_a_bound_never_replaces_an_unreadable_metric():
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_bound_never_replaces_an_unreadable_metric(is_late):
     film = Film()
-    hidden = film.worker(11, 300, readable=False)
+    hidden = replace(film.worker(11, 300), detail=WorkerDetail(None, True, is_late=is_late))
     verdict = film.look({11: hidden, 12: 20})
-    assert (reaped(verdict), verdict.events) == (None, (Unreadable(*STAMP, hidden.id, 300 * MIB, LIMIT, "uss", False),))
+    assert reaped(verdict) is None
+    assert verdict.events == (Unreadable(*STAMP, hidden.id, 300 * MIB, LIMIT, "uss", is_late),)
     assert film.look({11: hidden, 12: 20}).events == ()
 
 
@@ -499,13 +544,41 @@ def wrong(mib: float, age: float, usable: str) -> WrongSetting:
 
 def test_a_pool_whose_workers_all_start_over_the_limit_is_suspended_before_any_is_reaped():
     film = Film(now=BOOT)
-    assert film.look({11: 160, 12: 170, 13: 165}).events == ()  # not known to serve yet
-    verdict = film.look({11: 160, 12: 170, 13: 165})
-    assert verdict.events == (wrong(160, 10.0, "limit=340MB"),)
+    assert film.look({11: 160, 12: 161, 13: 160}).events == ()  # not known to serve yet
+    verdict = film.look({11: 160, 12: 161, 13: 160})
+    assert verdict.events == (wrong(160, 10.0, "limit=330MB"),)
     assert verdict.standing == "suspended"
     for _ in range(20):
         later = film.look({11: 160, 12: 170, 13: 165}, after=60)
         assert (reaped(later), later.events) == (None, ())
+
+
+def test_a_dry_run_suspends_nothing():
+    film = Film(now=BOOT)
+    film.look({11: 160, 12: 170})
+    before = film.state
+    verdict = film.look({11: 160, 12: 170})
+    assert verdict.standing == "suspended"
+    state, emitted = following.follow(verdict.pool, SETTINGS, before, film.now, may_suspend=False)
+    assert (state.suspended, emitted) == (None, ())
+
+
+def test_what_workers_held_when_they_began_to_serve_is_known_while_they_are_there():
+    film = Film(now=BOOT)
+    for _ in range(2):
+        film.look({11: 40, 12: 50})
+    film.fork(13)
+    for _ in range(2):
+        film.look({12: 60, 13: 70})
+    assert {worker.pid: size.size // MIB for worker, size in film.state.initial.items()} == {12: 50, 13: 70}
+
+
+def test_a_pool_that_new_settings_suspend_at_once_stays_suspended():
+    film = Film(replace(SETTINGS, limit=1000 * MIB), now=BOOT)
+    film.look({11: 160, 12: 170})
+    film.settings = SETTINGS
+    assert [film.look({11: 160, 12: 170}).standing for _ in range(5)] == ["suspended"] * 5
+    assert film.of(Resumed) == []
 
 
 def test_one_worker_that_starts_over_the_limit_is_not_a_wrong_limit():
@@ -598,6 +671,16 @@ def test_workers_that_reach_the_limit_in_two_minutes_are_not_a_fast_leak():
     assert pool.reaps > 20
 
 
+@pytest.mark.parametrize(("initial", "fast"), [(20 * MIB, ()), (None, (5.0, 6.0))])
+def test_a_worker_that_grew_slowly_ends_a_row_of_fast_ones_and_one_that_was_not_watched_does_not(initial, fast):
+    film = Film()
+    pool = film.look({11: 20, 12: 20}).pool
+    sizes = {} if initial is None else {pool.workers[0].id: InitialSize(initial, True, "uss", 10.0)}
+    film.state = replace(film.state, fast=(5.0, 6.0), initial=sizes)
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    assert film.state.fast == fast
+
+
 def test_the_first_size_of_workers_older_than_the_listener_is_unknown():
     film = Film()
     film.now = BOOT + 10
@@ -659,6 +742,12 @@ def test_a_worker_that_held_less_after_it_began_to_serve_is_not_evidence():
     assert pool.reaps > 5
 
 
+@pytest.mark.parametrize(("mib", "is_wrong"), [(150, False), (150.1, True)])
+def test_a_worker_that_began_exactly_at_its_limit_was_not_over_it(mib, is_wrong):
+    began = InitialSize(int(mib * MIB), True, "uss", 10.0)
+    assert OverLimit(int(160 * MIB), LIMIT, "uss").applied_to(began) is is_wrong
+
+
 def test_another_metric_is_not_evidence_of_the_size_of_fresh_workers():
     pool = Growth(lambda _age: 160, 2, replace(SETTINGS, metric="pss", limit=500 * MIB)).play(1)
     pool.settings = SETTINGS
@@ -686,6 +775,17 @@ def test_unrelated_settings_do_not_end_a_suspension():
     for _ in range(3):
         assert film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events == ()
     assert (film.state.suspended.setting, film.state.settings) == ("limit", film.settings)
+
+
+def test_any_settings_end_the_suspension_of_a_pool_that_has_lost_its_manager():
+    film = after_a_reap()
+    film.look(state="EXITED")
+    assert film.state.suspended.cause is Cause.MANAGER_LOST
+    film.settings, start_time = replace(SETTINGS, announce=False), film.now
+    film.fork(21, 22)
+    for is_suspended in (True, False):
+        film.look({21: 20, 22: 20}, manager=2, start_time=start_time, after=policy.STABLE_SETTINGS)
+        assert bool(film.state.suspended) is is_suspended
 
 
 def test_a_suspension_caused_by_new_settings_is_not_ended_by_them():
@@ -1125,12 +1225,14 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_is_not_lost():
     assert events(film.look({12: 200, 13: 20}), Left)
 
 
-def test_a_manager_that_reappears_is_not_lost():
+@pytest.mark.parametrize("losses", [0, 1])
+def test_a_manager_that_reappears_is_not_lost(losses):
     film = after_a_reap()
+    film.state = replace(film.state, manager_losses=losses)
     assert events(film.look(state="gone"), ManagerLost)
     back = film.look({11: 300, 12: 200})
     assert (back.events, back.standing) == ((Resumed(*STAMP, "its manager 1 is still running"),), "leaving")
-    assert film.state.manager_losses == 0
+    assert film.state.manager_losses == losses
     assert reaped(film.look({11: 300, 12: 200})) is None  # 11 is still leaving
     film.fork(13)
     film.look({12: 200, 13: 20})

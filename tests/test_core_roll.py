@@ -150,6 +150,16 @@ def test_workers_that_leave_by_themselves_must_be_replaced_too():
     assert rolling.film.of(RollStopped) == [RollStopped(*STAMP, 0, 3, why)]
 
 
+def test_it_is_done_where_all_leave_by_themselves_in_a_pool_that_shrinks():
+    rolling = Rolling()
+    state = rolling.film.state
+    rolling.film.state = replace(state, population=replace(state.population, shrinks=True))
+    rolling.workers = set()
+    for _ in range(2):
+        rolling.look()
+    assert rolling.film.of(Rolled) == [Rolled(*STAMP, 3)]
+
+
 def test_workers_that_were_signalled_before_are_part_of_it_and_children_that_never_serve_are_not():
     film = Film(SETTINGS)
     idle = replace(film.worker(14, 20), serving=False, age=policy.STARTS + 1)

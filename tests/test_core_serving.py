@@ -175,6 +175,15 @@ def test_the_settled_event_has_no_serving_time_where_the_age_decides():
     assert (settled.to_serve, settled.text) == (None, "worker 13 has settled in place of 11")
 
 
+def test_a_worker_that_a_look_misses_serves_since_when_it_did_before():
+    film = Served()
+    film.look({11: 40, 12: 40})
+    before = film.state.population.serving
+    film.look({12: 40})
+    film.look({11: 40, 12: 40})
+    assert film.state.population.serving == before
+
+
 def test_a_worker_seen_serving_is_not_read_again():
     film = Served()
     film.look({11: 40, 12: 40})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sim import faults, reader, store
+from sim import faults, reader
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -13,8 +13,9 @@ from sim.shrink import play, shrink
 from sim.sweep import base, kinds, sweep
 
 from supervisor_memreap.core import choosing, following, policy, serving, state
+from supervisor_memreap.core.events import Event, Forced, ManagerLost, Signalled, SignalledAgain, Stuck
 from supervisor_memreap.core.frozen import replace
-from supervisor_memreap.listener import attempts
+from supervisor_memreap.listener import attemptqueue, attempts, statefile
 from supervisor_memreap.listener.attempts import Trial
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers
 from supervisor_memreap.listener.memorywatch import MemoryWatch
@@ -77,6 +78,52 @@ def test_all_workers_that_leak_are_replaced_one_at_a_time():
     report = play(leaking())
     assert report.broken == []
     assert report.signals > 30
+
+
+def test_a_worker_that_does_not_leave_is_signalled_again_and_then_forced():
+    emitted: list[Event] = []
+    run = Run(leaking(Action(60.0, "hangs", "pool0"), grace=20.0, stuck="KILL"), emitted.append)
+    assert run.play().broken == []
+    said = [each for each in emitted if isinstance(each, (SignalledAgain, Stuck, Forced))]
+    assert [type(each) for each in said] == [SignalledAgain, Stuck, Forced]
+    assert len({each.worker for each in said}) == 1
+    assert [each.activity for each in said if isinstance(each, Stuck)] == ["in a system call"]
+    assert [worker.ended_by for worker in run.world.ended].count("killed") == 1
+
+
+def test_after_an_attempt_the_next_one_begins_in_the_same_look(monkeypatch):
+    monkeypatch.setattr(attemptqueue, "MOST", 1)
+    pools = [replace(leaking().pools[0], name=f"pool{number}") for number in range(3)]
+    emitted: list[Event] = []
+    run, others = Run(replace(leaking(), pools=tuple(pools), tick=60.0), emitted.append), set()
+    run.world.when_attempted = lambda by, _order, _worker: others.add(len(by.attempts))
+    run.play()
+    assert others == {0}
+    at = {event.pool: event.at for event in reversed(emitted) if isinstance(event, Signalled)}
+    assert len(at) == 3
+    assert max(at.values()) - min(at.values()) < 20.0
+
+
+def test_supervisord_is_asked_how_a_manager_has_ended():
+    emitted: list[Event] = []
+    Run(leaking(*KILLED, kind="fragile"), emitted.append).play()
+    assert next(event.is_certain for event in emitted if isinstance(event, ManagerLost))
+
+
+def test_commands_that_change_nothing_are_no_events():
+    actions = ((20.0, "resume"), (21.0, "pause"), (22.0, "roll"))
+    report = play(leaking(*(Action(at, what, "pool0") for at, what in actions)))
+    assert (report.events["ResumedByUser"], report.events["Paused"], report.events["WorkersRequested"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("announce", [True, False])
+def test_a_reaper_says_which_pools_it_has_seen_and_whose_events_are_announced(announce):
+    run = Run(leaking(announce=announce))
+    run.play()
+    reaper = run.listener.reaper
+    assert reaper
+    assert [reaper.announces(name) for name in ("pool0", "other")] == [announce, True]
+    assert [reaper.has_seen(names) for names in ((), ("pool0",), ("pool0", "other"))] == [True, True, False]
 
 
 def assert_found(script: Script, text: str) -> None:
@@ -146,7 +193,11 @@ def take_all_for_workers(monkeypatch) -> None:
 
 def forget(name: str):
     lost = {name: getattr(state.PoolState(), name)}
-    return lambda monkeypatch: monkeypatch.setattr(store, "encode", lambda each: state.encode(replace(each, **lost)))
+
+    def encode(each):
+        return state.encode(replace(each, **lost))
+
+    return lambda monkeypatch: monkeypatch.setattr(statefile, "encode", encode)
 
 
 def leave_open(monkeypatch) -> None:

@@ -129,7 +129,7 @@ def _ended_by_resume(state: PoolState) -> list[str]:
 
 def _young(workers: Sequence[Worker], state: PoolState) -> str:
     """That a worker must come of age first."""
-    min_age = state.settings.min_age if state.settings else 0.0
+    min_age = (state.settings or PoolSettings()).min_age
     young = sum(worker.age < min_age for worker in workers)
     if not young:
         return ""

@@ -115,8 +115,6 @@ def _is_right(look: Look, choice: Choice, obstacle: Hindrance | None, now: float
     settings, state = look.settings, look.state
     if obstacle and obstacle.kind in _RIGHT:
         return True
-    if state.leaving:
-        return False
     few = state.too_few_since
     if few is not None and now - few < max(policy.LONG_WAIT, 2 * settings.min_age):
         return True

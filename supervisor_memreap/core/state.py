@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from supervisor_memreap.core.frozen import replace
@@ -178,12 +179,13 @@ class Population:
         """Seconds for which no worker had come or left at this time."""
         return at - self.calm_since if self.calm_since is not None else 0.0
 
-    def lasting(self) -> Population:
-        """The part that survives a restart of the listener: what looks cannot soon show again."""
-        return Population(self.replaces, self.shrinks, self.serving)
+    @property
+    def lasting_values(self) -> tuple[bool | None, bool, Mapping[ProcessId, float]]:
+        """Those that survive a restart of the listener: what looks cannot soon show again."""
+        return self.replaces, self.shrinks, self.serving
 
-    def lasting_part_differs(self, other: Population) -> bool:
-        return self is not other and self.lasting() != other.lasting()
+    def lasting(self) -> Population:
+        return Population(*self.lasting_values)
 
     def without_expectations(self) -> Population:
         """A user says that the number of workers is right as it is.
@@ -305,6 +307,7 @@ class PoolState(Lasting):
 
 
 _LASTING = tuple(each.name for each in fields(Lasting) if each.name != "population")
+_values = attrgetter(*_LASTING)
 
 
 def lasting(state: Lasting) -> Lasting:
@@ -314,11 +317,9 @@ def lasting(state: Lasting) -> Lasting:
 
 def persistent_part_differs(state: Lasting, other: Lasting) -> bool:
     """Whether the parts that survive a restart differ."""
-    if state is other:
-        return False
-    if state.population.lasting_part_differs(other.population):
-        return True
-    return any(getattr(state, name) != getattr(other, name) for name in _LASTING)
+    return state is not other and (
+        state.population.lasting_values != other.population.lasting_values or _values(state) != _values(other)
+    )
 
 
 def restored(kept: Lasting, looked: float | None = None) -> PoolState:

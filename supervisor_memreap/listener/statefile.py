@@ -20,7 +20,15 @@ from typing import Any, NamedTuple
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Program, supervisord_of
-from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
+from supervisor_memreap.core.state import (
+    PoolState,
+    decode,
+    encode,
+    is_worth_keeping,
+    persistent_part_differs,
+    process_id,
+    restored,
+)
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.listener import statedirectory
@@ -53,6 +61,13 @@ class _Saved(NamedTuple):
     pools: dict[str, dict[str, Any]]
 
 
+class Encoded(NamedTuple):
+    """A state, and its text in the file."""
+
+    state: PoolState
+    text: str
+
+
 class StateFile:
     """`owner` is the supervisord whose pools are remembered, or the `memreap once` that remembers them.
 
@@ -66,7 +81,7 @@ class StateFile:
         self._name = f"{_prefix()}{kind}{owner.pid}-{owner.start_time:.2f}.json"
         self._path = ""
         """Where it was written last."""
-        self._written: object = None
+        self._written: dict[str, Encoded] | None = None
         self._when = 0.0
         self._unsaved = ""
         """The text that could not be saved, until it can be."""
@@ -104,7 +119,7 @@ class StateFile:
         if newest is None:
             return {}, "; ".join(troubles)
         states, unreadable = _states(newest)
-        self._written, self._when = None if unreadable else _worth_keeping(states), newest.written
+        self._written, self._when = None if unreadable else encoded(states, {}), newest.written
         if unreadable:
             troubles.append(f"{self._path}: parts of it were written by another version")
             self.unread = troubles[-1]
@@ -112,7 +127,7 @@ class StateFile:
 
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
         """Save what is worth keeping, or remove the file if nothing is. Returns an error, or an empty text."""
-        kept = _worth_keeping(states)
+        kept = encoded(states, self._written or {})
         path = ""
         try:
             path = os.path.join(statedirectory.usable(self._directories), self._name)
@@ -125,7 +140,8 @@ class StateFile:
             if kept == self._written and (not kept or is_there):
                 return ""
             if kept:
-                self._unsaved = json.dumps({"supervisord": self._owner, "written": now, "pools": kept})
+                pools = ", ".join(f"{json.dumps(name)}: {each.text}" for name, each in kept.items())
+                self._unsaved = f'{{"supervisord": {json.dumps(self._owner)}, "written": {now}, "pools": {{{pools}}}}}'
                 _write_new(path, self._unsaved)
                 os.replace(_new(path), path)
                 self._unsaved = ""
@@ -334,5 +350,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
-    return {name: encode(state) for name, state in states.items() if is_worth_keeping(state)}
+def encoded(states: Mapping[str, PoolState], before: Mapping[str, Encoded]) -> dict[str, Encoded]:
+    """What is worth keeping; of what has not changed, the one of `before`: an encoding takes 0.1 ms."""
+    return {
+        name: before[name]
+        if name in before and not persistent_part_differs(state, before[name].state)
+        else Encoded(state, json.dumps(encode(state)))
+        for name, state in states.items()
+        if is_worth_keeping(state)
+    }

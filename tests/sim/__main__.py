@@ -12,7 +12,9 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 
+from .faults import FAULTS
 from .processes import MIB
 from .run import Report, Run
 from .script import DAY, Action, Script, draw
@@ -32,15 +34,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--shrink", action="store_true", help="look for the shortest script that fails like the first")
     parser.add_argument("--log", action="store_true", help="print every event of memreap with its time")
-    parser.add_argument("--sweep", action="store_true", help="instead: each call of a short run fails, in each way")
+    parser.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="CALL",
+        help="instead: each call of a short run fails, in each way; or only these calls",
+    )
     parser.add_argument("--every", type=int, default=1, help="with --sweep: only so many-th call (default: 1)")
     arguments = parser.parse_args(argv)
     if arguments.ticks < 1 or arguments.days <= 0:
         parser.error("--ticks and --days must be more than 0")
+    if unknown := set(arguments.sweep or ()) - FAULTS.keys():
+        parser.error(f"unknown call {min(unknown)}; there are: {', '.join(FAULTS)}")
     for each in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first in what it starts in the background
         signal.signal(each, signal.default_int_handler)
     try:
-        return _sweep(max(1, arguments.every)) if arguments.sweep else _play(arguments)
+        return _play(arguments) if arguments.sweep is None else _sweep(arguments.sweep, max(1, arguments.every))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -77,9 +86,11 @@ def _play(arguments: argparse.Namespace) -> int:
     return status or int(failed > 0)
 
 
-def _sweep(every: int) -> int:
+def _sweep(calls: Collection[str], every: int) -> int:
     script, failed, began = base(), 0, time.perf_counter()
     for call, how in kinds():
+        if calls and call not in calls:
+            continue
         runs = 0
         for report in sweep(call, how, script, every):
             runs += 1

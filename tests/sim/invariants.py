@@ -101,7 +101,7 @@ class Watcher:
             self.say(f"{who}: this was not saved before")
         before = [
             each
-            for each in self.world.sent[:-1][-50:]
+            for each in list(self.world.sent)[:-1]
             if each.worker.manager is manager and each.moment and each.at > self._forgot
         ]
         # What is stuck for one memreap, another one does not know.
@@ -138,7 +138,7 @@ class Watcher:
             kind = worker.manager.plan.kind
             has_left_again = any(
                 each.manager is worker.manager and each.born >= other.at and each.serves <= (each.ended or 0.0)
-                for each in self.world.ended[-200:]
+                for each in self.world.ended
             )
             if kind.least == kind.most or not has_left_again:
                 self.say(f"{who}: worker {worker.id.pid} left {now - worker.ended:.1f} s ago and was not replaced")

@@ -1,8 +1,8 @@
 """python -m tests.sim.mutants: changes memreap in one place at a time, and shows the changes that no test notices.
 
 The pure tests and the simulated machine are loaded once. Each change is made in a process forked from there, which runs
-the tests that call the changed function, the quickest first, until one fails; then the simulated machine tries what is
-left. By hand, not in the suite: 300 changes take an hour of CPU.
+the tests that call the changed function, the quickest first, until one fails; then those of the simulated machine try
+what is left. By hand, not in the suite: 300 changes take an hour of CPU.
 
 Only what functions do is changed. A number at the head of a module is a choice: a test of it would repeat it.
 """
@@ -176,15 +176,16 @@ class _Trial:
         calls: dict[str, set[Function]] = {}
         took: dict[str, float] = {}
         try:
-            for item in pure:
-                began = time.perf_counter()
-                with _called(calls.setdefault(item.nodeid, set())):
+            for item in session.items:
+                began, notes = time.perf_counter(), calls.setdefault(item.nodeid, set())
+                with _called(notes) if item in pure else contextlib.nullcontext():
                     _run(session, item)
                 took[item.nodeid] = time.perf_counter() - began
             if session.testsfailed:
                 self.trouble = "the tests fail without a change too"
                 return True
-            pure.sort(key=lambda item: took[item.nodeid])
+            for items in (pure, simulated):
+                items.sort(key=lambda item: took[item.nodeid])
             pairs = [(item, calls[item.nodeid]) for item in pure]
             left = self._unnoticed(session, self._chosen, pairs, "the pure tests")
             everywhere = [(item, {_places(file)[number][0] for file, number in left}) for item in simulated]

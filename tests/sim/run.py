@@ -83,7 +83,7 @@ class Run:
             self.script,
             self.watcher.broken,
             self.listener.ticks,
-            len(self.world.sent),
+            self.world.signals,
             self.listener.starts,
             self.world.faults.made,
             self.world.faults.calls,

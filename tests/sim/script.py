@@ -122,7 +122,7 @@ def draw(seed: str, ticks: int, every: int = 0) -> Script:
         uptime=chance.choice((100_000.0, 30_000_000.0)),
     )
     script = _with_memory(script, chance)
-    pools = script.pools
+    pools, days = script.pools, script.days
     actions = [each for pool in pools for each in _actions_of(pool, days, chance)]
     actions += _actions_of_all(days, chance)
     return replace(script, actions=tuple(sorted(actions, key=lambda each: each.at)), faults=_faults(ticks, chance))
@@ -135,7 +135,7 @@ def _with_memory(script: Script, chance: random.Random) -> Script:
         outer, inner = chance.choice((None, 300, 1000, 4000)), chance.choice((None, 100, 300, 1000))
         groups = ("/outer", outer and outer * MIB), ("/outer/inner", inner and inner * MIB)
     settings: dict[str, Any] = {}
-    # Looks between two ticks, of which there may be thousands in an hour, take time.
+    # Looks between two ticks, of which there may be thousands in an hour, take time: a minute of CPU for a day.
     if chance.random() < (0.2 if script.tick < 3600 else 0.03):
         settings |= chance.choice(
             ({"headroom": 0.1}, {"headroom": 0.5}, {"headroom": 100.0 * MIB}, {"headroom": 0.2, "pressure": 40.0})
@@ -149,6 +149,7 @@ def _with_memory(script: Script, chance: random.Random) -> Script:
         pools.append(replace(pool, settings={**pool.settings, **settings, **yields}, group=group))
     return replace(
         script,
+        days=min(script.days, 10.0) if settings and script.tick == 3600.0 else script.days,
         pools=tuple(pools),
         host=chance.choice((1024, 64 * 1024, 64 * 1024)) * MIB,
         swap=chance.choice((0, 0, 256, 2048)) * MIB,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, persistent_part_differs, restored
+from supervisor_memreap.core.state import PoolState, decode, persistent_part_differs, restored
 from supervisor_memreap.host.machine import States
 from supervisor_memreap.listener import statefile
 
@@ -25,6 +25,7 @@ class SimStore:
         """`name` is that of the file: `listener`, or one for each `memreap once`."""
         self._machine, self._name = machine, name
         self._written: dict[str, PoolState] = {}
+        self._kept: dict[str, statefile.Encoded] = {}
         self.trouble = ""
         """Why the last states could not be saved; empty: they are."""
         self.was_damaged = False
@@ -55,14 +56,15 @@ class SimStore:
         fault = world.call("write")
         if self._name in world.disk and not self._has_changed(states):
             return self.trouble  # an encoding takes 1 ms
-        pools = {name: encode(state) for name, state in states.items() if is_worth_keeping(state)}
+        self._kept = pools = statefile.encoded(states, self._kept)
         self.trouble = ""
         if fault or (world.is_disk_full and pools):
             self.trouble = f"{PATH}: No space left on device; free space in that directory"
             return self.trouble
         world.call("replace")  # the new file is written beside the old one
         if pools:
-            world.disk[self._name] = json.dumps({"written": now, "pools": pools})
+            texts = ", ".join(f'"{name}": {each.text}' for name, each in pools.items())
+            world.disk[self._name] = f'{{"written": {now}, "pools": {{{texts}}}}}'
         else:
             world.disk.pop(self._name, None)
         self._written = dict(states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,8 +54,12 @@ class World:
         self.is_disk_full = self.may_not_fork = False
         sizes = {"": script.host, **dict(script.groups)}
         self.memory = Memory(self, sizes, script.swap, script.tick / 5)
-        self.sent: list[Sent] = []
-        self.ended: list[Worker] = []
+        self.signals = 0
+        """That memreap has sent."""
+        self.sent: deque[Sent] = deque(maxlen=51)
+        """The last ones."""
+        self.ended: deque[Worker] = deque(maxlen=200)
+        """Those that have ended of late: in a year there may be millions."""
         self.when_sent: Callable[[Sent, str], None] = lambda _sent, _wrong: None
         self.when_attempted: Callable[[SimMachine, Order, Worker], None] = lambda _machine, _order, _worker: None
         self.when_ready: Callable[[], None] = lambda: None
@@ -85,6 +90,7 @@ class World:
         manager, now = worker.manager, self.clock.now
         serving = sum(each.serves <= now for each in manager.workers.values())
         sent = Sent(now, by, worker, signal, moment, serving)
+        self.signals += 1
         self.sent.append(sent)
         wrong = manager.receive(worker, signal, moment is SentMoment.HELD)
         self.when_sent(sent, wrong)
