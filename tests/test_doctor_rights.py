@@ -67,8 +67,8 @@ def test_a_listener_that_cannot_take_the_lock_of_the_manager_is_reported():
         processes = {manager: Process(SUPERVISORD, "perl-fcgi-pm"), worker: Process(manager)}
         found = examined(SOUND, [row("myapp", manager), row("memreap", listener)], processes)
     assert_finds(
-        r"myapp: the listener \(user 33\) may not take the lock of the manager, so it sends nothing: run it as root: set"
-        r" or remove user= in its section",
+        r"myapp: the listener \(user 33\) may not take the lock of the manager, so it sends nothing: run it as root:"
+        r" set or remove user= in its section",
         found,
     )
 
