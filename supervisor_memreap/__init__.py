@@ -1,4 +1,4 @@
-"""Keeps pools of pre-forked workers under supervisord small, without cutting a request.
+"""Keeps pools of pre-forked workers under supervisord small, one worker at a time.
 
 One way, on each TICK that supervisord sends to the listener:
 

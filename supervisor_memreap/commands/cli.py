@@ -121,7 +121,7 @@ def parser(is_whole: bool = False) -> argparse.ArgumentParser:
     """The command line; if not `is_whole`, a command has its arguments only when it is called."""
     whole = _Parser(
         prog="memreap",
-        description="Keeps pools of pre-forked workers under supervisord small, without cutting a request.",
+        description="Keeps pools of pre-forked workers under supervisord small, one worker at a time.",
     )
     whole.add_argument("--version", action="version", version=f"memreap {__version__}")
     whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{CONFIGURATION}; may also follow the command")

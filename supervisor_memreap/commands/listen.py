@@ -5,6 +5,7 @@ Watch the pools of the supervisord that started this command, from a section suc
     command=memreap listen
     events=TICK_5
     buffer_size=100
+    autorestart=true
 
 Set limits beside the programs, in supervisord.conf or a file that it includes:
 
