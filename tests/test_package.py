@@ -35,11 +35,8 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
 
 def test_the_source_distribution_holds_all_from_which_the_tests_run(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(
-        stack.ROOT,
-        source,
-        ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "*.egg-info", "__pycache__", ".hypothesis"),
-    )
+    ignored = [line.strip("/") for line in (stack.ROOT / ".gitignore").read_text().split()]
+    shutil.copytree(stack.ROOT, source, ignore=shutil.ignore_patterns(".git", *ignored))
     build = [sys.executable, "-m", "build", "-q", "--sdist", str(source)]
     subprocess.run(build, check=True, capture_output=True)
     (archive,) = (source / "dist").glob("*.tar.gz")
