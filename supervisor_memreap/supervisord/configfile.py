@@ -240,10 +240,7 @@ class ConfigFile:
             except SettingsError as error:
                 return error, self.__dict__
 
-        try:
-            contents, after = apart.made(read)
-        except ChildProcessError:
-            return self.read()
+        contents, after = apart.made_or_here(read)
         self.__dict__.update(after)
         if isinstance(contents, SettingsError):
             raise contents
