@@ -208,7 +208,7 @@ SETTINGS_TABLE = rows("docs/settings.md", "| setting | default | allowed | meani
 
 def test_the_table_of_settings_has_each_setting_with_its_default():
     assert [key.strip("`") for key, *_ in SETTINGS_TABLE] == list(KEYS)
-    defaults = {**vars(PoolSettings()), **vars(Recording())}
+    defaults = {**vars(PoolSettings()), **Recording()._asdict()}
     for name, shown, *_ in SETTINGS_TABLE:
         key, is_value = name.strip("`"), bool(re.fullmatch("`[^`]+`", shown))
         default = defaults[field_of(key)]
