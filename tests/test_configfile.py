@@ -321,3 +321,13 @@ def test_what_is_read_apart_is_what_is_read_here(tmp_path, value):
             results.append(str(error))
     assert results[0] == results[1]
     assert here.__dict__ == apart.__dict__
+
+
+def test_while_supervisor_is_not_installed_as_in_an_upgrade_the_file_is_refused_in_one_line(tmp_path, monkeypatch):
+    file = written(tmp_path, "[memreap:a]\nlimit=1MB\n")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "supervisor.options", None)
+        with pytest.raises(SettingsError, match=r"supervisord.conf: cannot be read without supervisor's parser: "):
+            file.read_apart()
+    assert file.has_changed()
+    assert set(file.read_apart().sections) == {"a"}
