@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import subprocess
 import sys
 
@@ -283,3 +285,49 @@ def test_the_known_options_are_those_of_the_installed_supervisor():
     options = ServerOptions()
     assert sorted("".join(options.short_options)) == sorted(ancestor.SHORT_OPTIONS)
     assert options.long_options == ancestor.LONG_OPTIONS
+
+
+def _cut_short(monkeypatch):
+    """As if the process was ended while it wrote its answer."""
+    whole = pickle.dumps
+    monkeypatch.setattr(pickle, "dumps", lambda value: whole(value)[:-1])
+
+
+@pytest.mark.parametrize("end", [lambda _: os.kill(os.getpid(), signal.SIGKILL), _cut_short], ids=["before", "amid"])
+def test_a_file_is_read_here_where_the_process_apart_was_ended(tmp_path, monkeypatch, end):
+    file, parent, read = written(tmp_path, "[memreap:a]\nlimit=1MB\n"), os.getpid(), ConfigFile.read
+
+    def ending(self):
+        if os.getpid() != parent:
+            end(monkeypatch)
+        return read(self)
+
+    monkeypatch.setattr(ConfigFile, "read", ending)
+    assert set(file.read_apart().sections) == {"a"}
+    assert not file.has_changed()
+
+
+@pytest.mark.parametrize("value", ["a", b"\xe4".decode(errors="surrogateescape"), "%(ENV_NONE)s", "x" * 200_000])
+def test_what_is_read_apart_is_what_is_read_here(tmp_path, value):
+    text = f"[program:a]\ncommand=b\n[memreap:a]\nlimit={value}\n[memreap]\nlog=json\n[memraep]\n"
+    path = tmp_path / "s.conf"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    here, apart = ConfigFile(str(path)), ConfigFile(str(path))
+    results: list[object] = []
+    for read in (here.read, apart.read_apart):
+        try:
+            results.append(read())
+        except SettingsError as error:
+            results.append(str(error))
+    assert results[0] == results[1]
+    assert here.__dict__ == apart.__dict__
+
+
+def test_while_supervisor_is_not_installed_as_in_an_upgrade_the_file_is_refused_in_one_line(tmp_path, monkeypatch):
+    file = written(tmp_path, "[memreap:a]\nlimit=1MB\n")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "supervisor.options", None)
+        with pytest.raises(SettingsError, match=r"supervisord.conf: cannot be read without supervisor's parser: "):
+            file.read_apart()
+    assert file.has_changed()
+    assert set(file.read_apart().sections) == {"a"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import time
 
 import pytest
@@ -132,6 +133,17 @@ def test_the_history_sends_its_lines_to_the_listener(tmp_path):
     historywriter.consume(Messages(messages), reported.append, recording)
     ((line,),) = [message["lines"] for message in reported if "lines" in message]
     assert (line["kind"], line["pool"]) == ("suggestion", "myapp")
+
+
+def test_a_process_for_a_suggestion_that_was_killed_is_reported_and_the_history_continues(tmp_path, monkeypatch):
+    monkeypatch.setattr("supervisor_memreap.advice.suggestion.suggest", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    reported = []
+    recording = Recording(history=str(tmp_path / "h.sqlite"))
+    messages = [look(time.time(), {11: 40}, standing="observed")]
+    historywriter.consume(Messages(messages), reported.append, recording)
+    assert {"note": "a line about the pools could not be made: its process was ended"} in reported
+    assert not [message for message in reported if message.get("trouble")]
+    assert len(historyfile.load(recording.history)[0].readings) == 1
 
 
 def test_an_error_in_a_summary_is_reported_and_the_history_continues(tmp_path, monkeypatch):

@@ -220,3 +220,15 @@ def test_many_hanging_processes_take_little_more_time_than_one(monkeypatch):
         reader._avoided.clear()
     assert patience == [reader.PATIENCE] + [reader.IMPATIENCE] * 39
     assert reader._lost_at > 0
+
+
+def test_a_child_that_ends_right_before_its_signal_is_collected(monkeypatch):
+    """Where a library ignores SIGCHLD, nothing is left of it then."""
+    ended = os.fork()
+    if not ended:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    states = [forked._RUNS, forked._UNKNOWN]
+    monkeypatch.setattr(forked, "_wait", lambda *_: states.pop(0))
+    assert forked.collect(ended, 0.0, {signal.SIGKILL: 0.0}) is None
+    assert not forked.uncollected()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -87,11 +88,37 @@ def test_a_child_gets_the_settings_and_imports_from_where_the_listener_does_and_
 
 
 def test_where_its_python_cannot_be_started_the_reason_is_reported(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/no/python")
+    monkeypatch.setattr(child, "_PYTHON", "/no/python")
     with running("echo") as started:
         (reply,) = replies(started)
         assert reply == {"trouble": "/no/python could not be started: No such file or directory"}
         until(started.read, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file of a running process can be started there")
+@pytest.mark.parametrize("executable", ["/no/python", ""], ids=["removed", "not in PATH"])
+def test_a_child_is_the_python_of_the_listener_also_where_its_file_is_not_known(monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    with running("echo") as started:
+        started.send({}, is_event=True)
+        assert replies(started) == [{"got": {}, "more": False}]
+
+
+@pytest.mark.parametrize("call", ["pipe", "fork"])
+def test_a_child_that_cannot_be_made_leaves_no_descriptor(monkeypatch, call):
+    calls = [lambda real=os.pipe: real(), None] if call == "pipe" else [None]
+
+    def fails():
+        succeeds = calls.pop(0)
+        if succeeds:
+            return succeeds()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = os.listdir("/dev/fd")
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(OSError, match="Too many open files"):
+        Child("test", "support.consumers:echo", OFF)
+    assert len(os.listdir("/dev/fd")) == len(before)
 
 
 def test_messages_waiting_for_a_working_child_are_delivered_before_the_end():
@@ -350,8 +377,13 @@ def test_a_killed_child_is_restarted_and_reported_in_one_line(listener, tmp_path
     eventually(assert_reported)
     assert "its process ended; restarting it in 30 s" in listener.texts()[0]
     monkeypatch.setattr(slowoutputs, "_RESTART", 0.0)
-    listener.look()  # with TICK_3600, the next one is an hour away
-    eventually(lambda: assert_readings(path, 2))
+    listener.look({11: 200})  # with TICK_3600, the next one is an hour away
+
+    def assert_recorded():
+        (recorded,) = historyfile.load(str(path))
+        assert recorded.readings[-1].total == 200 * MIB  # perhaps in the same second as the first
+
+    eventually(assert_recorded)
 
 
 def test_a_child_that_was_killed_is_one_line_also_after_an_earlier_trouble_that_is_over(listener, tmp_path):

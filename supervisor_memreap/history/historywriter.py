@@ -117,6 +117,9 @@ class _History:
         except HistoryError as error:
             self._handle(error, now)
             return
+        except ChildProcessError as error:
+            # The kernel ends it where memory is short.
+            self._report({"note": f"a line about the pools could not be made: {error.strerror}"})
         except Exception as error:
             # Of a line for the log: what is recorded must not suffer from that.
             self._report_trouble(f"internal error, please report it: {error!r}")

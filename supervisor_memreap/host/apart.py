@@ -12,6 +12,14 @@ from typing import TypeVar, cast
 MadeT = TypeVar("MadeT")
 
 
+def made_or_here(make: Callable[[], MadeT]) -> MadeT:
+    """As `made`, and here if the child process was ended. Raises its errors."""
+    try:
+        return made(make)
+    except ChildProcessError:
+        return make()
+
+
 def made(make: Callable[[], MadeT]) -> MadeT:
     """What it returns, made in a child process; here if there can be none. Raises its errors, and ChildProcessError."""
     # In the process for the history, only when it is used.
@@ -36,8 +44,9 @@ def made(make: Callable[[], MadeT]) -> MadeT:
                 result: object = make()
             except Exception as error:
                 result = error
+            data = pickle.dumps(result)
             with open(writable, "wb") as file:
-                pickle.dump(result, file)
+                file.write(data)
         finally:
             os._exit(0)
     os.close(writable)
@@ -45,9 +54,10 @@ def made(make: Callable[[], MadeT]) -> MadeT:
         data = file.read()
     with contextlib.suppress(ChildProcessError):  # a library ignores SIGCHLD: then the kernel has waited for it
         os.waitpid(child, 0)
-    if not data:
-        raise ChildProcessError(errno.ECHILD, "its process was ended")
-    answer = pickle.loads(data)  # noqa: S301 - our own child has written it
+    try:
+        answer = pickle.loads(data)  # noqa: S301 - our own child has written it
+    except (EOFError, pickle.UnpicklingError):  # not, or not all of it
+        raise ChildProcessError(errno.ECHILD, "its process was ended") from None
     if isinstance(answer, Exception):
         raise answer
     return cast("MadeT", answer)

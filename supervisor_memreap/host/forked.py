@@ -51,7 +51,10 @@ def collect(child: int, patience_before: float, ends: Mapping[signal.Signals, fl
     status = _wait(child, patience_before)
     for signum, patience in ends.items():
         if status == _RUNS:
-            os.kill(child, signum)  # ours, and not waited for yet: no other process can have its pid
+            try:
+                os.kill(child, signum)  # ours, and not waited for yet: no other process can have its pid
+            except ProcessLookupError:
+                pass  # a library ignores SIGCHLD, and it has just ended
             status = _wait(child, patience)
     uncollected()
     if status == _RUNS:

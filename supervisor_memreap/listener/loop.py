@@ -87,7 +87,7 @@ def _statefile(above: ProcessId, contents: configfile.Contents | None) -> StateF
 
 def _file(config: str | None) -> configfile.ConfigFile:
     """Raises SettingsError."""
-    return configfile.ConfigFile(configfile.find(config, lambda: apart.made(configfile.searched)))
+    return configfile.ConfigFile(configfile.find(config, lambda: apart.made_or_here(configfile.searched)))
 
 
 def _contents(config: str | None) -> configfile.Contents | None:

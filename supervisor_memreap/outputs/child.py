@@ -6,6 +6,7 @@ what is beyond that is lost, which the listener reports.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -32,8 +33,21 @@ _PROGRAM = (
     "import sys; name, received, reports, *sys.path[:] = sys.argv[1:];"
     " from supervisor_memreap.outputs import inbox; inbox.serve(name, int(received), int(reports))"
 )
+# It is this very Python, also where an upgrade has replaced or removed its file.
+_SELF = "/proc/self/exe"
 # What limits from where Python itself imports, before that.
 _FLAGS = {"isolated": "I", "ignore_environment": "E", "no_user_site": "s", "no_site": "S"}
+
+
+def _python() -> str:
+    """Asked when the listener starts: later, sys.executable may be another version. It is empty if PATH lacked it."""
+    try:
+        return _SELF if not sys.executable or os.path.samefile(_SELF, sys.executable) else sys.executable
+    except OSError:
+        return sys.executable
+
+
+_PYTHON = _python()
 
 
 class Child:
@@ -43,11 +57,21 @@ class Child:
     """
 
     def __init__(self, name: str, consume: str, recording: Recording):
-        received, self._out = os.pipe()
-        self.fd, reports = os.pipe()
-        """Readable when the child has reported something, or has ended."""
-        for fd in (self._out, self.fd):
-            os.set_blocking(fd, False)
+        with contextlib.ExitStack() as own_ends, contextlib.ExitStack() as child_ends:
+            received, self._out = os.pipe()
+            child_ends.callback(os.close, received)
+            own_ends.callback(os.close, self._out)
+            self.fd, reports = os.pipe()
+            """Readable when the child has reported something, or has ended."""
+            child_ends.callback(os.close, reports)
+            own_ends.callback(os.close, self.fd)
+            for fd in (self._out, self.fd):
+                os.set_blocking(fd, False)
+            _wait_for(_ended)
+            self._pid = os.fork()
+            if self._pid == 0:
+                _run(name, received, reports)
+            own_ends.pop_all()
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._stalled: float | None = None
@@ -55,17 +79,6 @@ class Child:
         self._partial_line = b""
         self.lost = 0
         """Messages for which there was no room."""
-        _wait_for(_ended)
-        try:
-            self._pid = os.fork()
-        except OSError:
-            for fd in (received, self._out, self.fd, reports):
-                os.close(fd)
-            raise
-        if self._pid == 0:
-            _run(name, received, reports)
-        os.close(received)
-        os.close(reports)
         self.send({"consume": consume, "recording": recording}, is_event=True)
 
     def send(self, message: Message, is_event: bool) -> None:
@@ -172,9 +185,9 @@ def _run(name: str, received: int, reports: int) -> NoReturn:
             os.set_inheritable(fd, True)
         flags = [f"-{letter}" for flag, letter in _FLAGS.items() if getattr(sys.flags, flag)]
         own = [f"memreap {name}", str(received), str(reports)]
-        os.execv(sys.executable, [sys.executable, *flags, "-c", _PROGRAM, *own, *sys.path])  # noqa: S606
-    except OSError as error:
-        trouble = f"{sys.executable} could not be started: {error.strerror}"
+        os.execv(_PYTHON, [sys.executable or "python3", *flags, "-c", _PROGRAM, *own, *sys.path])  # noqa: S606
+    except (OSError, TypeError, ValueError) as error:
+        trouble = f"{_PYTHON} could not be started: {getattr(error, 'strerror', None) or error}"
         os.write(reports, json.dumps({"trouble": trouble}).encode() + b"\n")
     finally:
         os._exit(0)

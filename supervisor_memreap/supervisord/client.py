@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 import xmlrpc.client
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, cast
 from urllib.parse import urlsplit
@@ -60,7 +61,8 @@ class _Transport(xmlrpc.client.Transport):
 
     def __init__(self, url: str, username: str | None, password: str | None, timeout: float):
         known = username is not None and password is not None
-        credentials = base64.b64encode(f"{username}:{password}".encode()).decode()
+        written = f"{username}:{password}".encode(errors="surrogateescape")  # as the file or the environment has them
+        credentials = base64.b64encode(written).decode()
         super().__init__(headers=[("Authorization", f"Basic {credentials}")] if known else [])
         self._url = url
         self._timeout = timeout
@@ -214,7 +216,7 @@ class Client:
             ) from None
         except OSError as error:
             raise Unavailable(f"supervisord does not answer at {self.shown_url}: {error.strerror or error}") from None
-        except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
+        except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError, EOFError, zlib.error) as error:
             raise Unavailable(f"{self.shown_url} does not answer like supervisord: {type(error).__name__}") from None
         finally:
             # A kept connection would break when supervisord restarts.

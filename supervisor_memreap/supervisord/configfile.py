@@ -240,10 +240,7 @@ class ConfigFile:
             except SettingsError as error:
                 return error, self.__dict__
 
-        try:
-            contents, after = apart.made(read)
-        except ChildProcessError:
-            return self.read()
+        contents, after = apart.made_or_here(read)
         self.__dict__.update(after)
         if isinstance(contents, SettingsError):
             raise contents
@@ -328,7 +325,10 @@ def _stat(path: str) -> tuple[int, ...]:
 
 def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
     """The file; adds to `headers` where each of our sections begins, which a parser merges without a word."""
-    from supervisor.options import UnhosedConfigParser
+    try:
+        from supervisor.options import UnhosedConfigParser
+    except ImportError as error:  # as while it is upgraded: the listener goes on with the settings that it has
+        raise SettingsError(f"{path}: cannot be read without supervisor's parser: {error}") from None
 
     parser = UnhosedConfigParser()
     parser.expansions = {f"ENV_{key}": value for key, value in os.environ.items()}
