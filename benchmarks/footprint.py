@@ -310,7 +310,11 @@ def load(directory: Path, end: float) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "kernel": platform.release()}
+    found = {
+        "measured on": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -76,7 +77,8 @@ def summary(outcomes: Sequence[Any]) -> str:
 def machine() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("supervisor_memreap", "numpy"))
     return (
-        f"{versions}, Python {platform.python_version()}, Linux {platform.release()} {platform.machine()},"
+        f"Measured on {time.strftime('%Y-%m-%d')}: {versions}, Python {platform.python_version()},"
+        f" Linux {platform.release()} {platform.machine()},"
         f" {os.cpu_count()} CPUs."
     )
 

@@ -1,6 +1,6 @@
 """How often an attempt to bring a worker to its boundary cuts a write short that has to wait.
 
-    python benchmarks/writes.py                      two minutes
+    python benchmarks/writes.py                      two minutes; writes benchmarks/results/writes.md
     python benchmarks/writes.py --seconds 60
 
 An interrupt lets a write that waits for its reader return less than it was given, as any signal does. memreap
@@ -27,21 +27,32 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from loss import versions
+from pages import RESULTS
 from support.boundary import attempt
 
 LENGTH = 8 << 20
+_LEGEND = """\
+`python benchmarks/writes.py` wrote this page. A worker does nothing but answer each connection with one write of 8 MB,
+to a client that reads quickly or slowly; attempts that send nothing are made on it one after the other (0: none, for
+comparison). A write is cut short if it returned less than it was given, as after any signal."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each of the eight rows (15)")
-    seconds = parser.parse_args().seconds
-    print("| socket | client | attempts | writes | cut short |\n|---|---|--:|--:|--:|")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of writes.md (benchmarks/results)")
+    options = parser.parse_args()
+    lines = ["| socket | client | attempts | writes | cut short |", "|---|---|--:|--:|--:|"]
+    print("\n".join(lines))
     for family, pause, attempts in itertools.product(("tcp", "unix"), (0.0, 0.001), (False, True)):
-        made, short, writes = measure(family, pause, attempts, seconds)
-        print(f"| {family} | {'slow' if pause else 'quick'} | {made} | {writes:,} | {short} |", flush=True)
-    print(", ".join(f"{name} {version}" for name, version in versions().items()))
+        made, short, writes = measure(family, pause, attempts, options.seconds)
+        lines.append(f"| {family} | {'slow' if pause else 'quick'} | {made} | {writes:,} | {short} |")
+        print(lines[-1], flush=True)
+    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    table = "\n".join(lines)
+    page = f"# Writes that an attempt cuts short\n\n{_LEGEND}\n\n{table}\n\nMeasured on {time.strftime('%Y-%m-%d')}: {used}.\n"
+    (options.out / "writes.md").write_text(page)
 
 
 def measure(family: str, pause: float, with_attempts: bool, seconds: float) -> tuple[int, int, int]:
