@@ -50,9 +50,9 @@ def main() -> None:
         lines.append(f"| {family} | {'slow' if pause else 'quick'} | {made} | {writes:,} | {short} |")
         print(lines[-1], flush=True)
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
-    table = "\n".join(lines)
-    page = f"# Writes that an attempt cuts short\n\n{_LEGEND}\n\n{table}\n\nMeasured on {time.strftime('%Y-%m-%d')}: {used}.\n"
-    (options.out / "writes.md").write_text(page)
+    measured = f"Measured on {time.strftime('%Y-%m-%d')}: {used}."
+    page = "\n\n".join(("# Writes that an attempt cuts short", _LEGEND, "\n".join(lines), measured))
+    (options.out / "writes.md").write_text(f"{page}\n")
 
 
 def measure(family: str, pause: float, with_attempts: bool, seconds: float) -> tuple[int, int, int]:
