@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import subprocess
+from contextlib import closing
 
 import pytest
+from support import stack
 from support.histories import MIB, Messages, left, look, now, signalled
 
 from supervisor_memreap.core.recording import Recording
@@ -179,6 +182,20 @@ def test_the_file_stays_within_its_size_and_the_newest_data_stays(path):
     assert history.readings[-1].at == NOW - 60
     assert history.readings[0].at > NOW - 60000 + 3600
     assert history.reaps == 40
+
+
+def test_a_month_of_ten_workers_takes_as_much_space_as_the_page_says(path):
+    """A reading each 15 minutes, of the last 25 hours each minute."""
+    times = [*range(-31 * 86400, -25 * 3600, 900), *range(-25 * 3600, 0, 60)]
+    with closing(historyfile.Writer(str(path), 64 * MIB)) as file:
+        file.db.execute("BEGIN")
+        rows = ((int(NOW) + at, worker, 51200 + at % 9973) for at in times for worker in range(100, 110))
+        file.db.executemany("INSERT INTO worker_reading VALUES (?, ?, ?)", rows)
+        rows = ((1, int(NOW) + at, 10, 157286400, 524288000 + at, 52428800 - at) for at in times)
+        file.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?)", rows)
+        file.db.execute("COMMIT")
+    (said,) = re.findall(r"pool of 10 workers takes ([0-9.]+) MB", (stack.ROOT / "docs/history.md").read_text())
+    assert path.stat().st_size / 1e6 == pytest.approx(float(said), rel=0.25)
 
 
 def test_a_smaller_size_makes_an_existing_file_smaller(path):
