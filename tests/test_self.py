@@ -61,6 +61,7 @@ def test_of_a_group_only_the_process_that_grows_is_replaced_and_no_request_is_lo
         try:
             eventually(lambda: stack.assert_in_turn(where, 1))
             until(lambda: len(processes(where)), 3)
+            until(lambda: len(answered) > 10)
         finally:
             stop.set()
             thread.join()
@@ -69,7 +70,6 @@ def test_of_a_group_only_the_process_that_grows_is_replaced_and_no_request_is_lo
         assert "TERM sent between two requests" in reap["message"]
         assert "watching myapp (limit 100 MiB uss)" in pool.log()
         assert (before - processes(where), lost) == ({grown}, [])
-        assert len(answered) > 10
         stack.control(where).stopProcessGroup("myapp")
         # The listener has looked since: its status has the new state.
         until(lambda: [pool["state"] for pool in stack.rpc(where).memreap.getPools()], ["STOPPED"])
