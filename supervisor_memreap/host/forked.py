@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 # prctl(2): end with the parent; and the name that ps(1) shows.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+@contextlib.contextmanager
+def two_pipes() -> Iterator[tuple[int, int, int, int]]:
+    """For a fork in its block: what the child reads and what it writes, what this process writes and what it reads.
+
+    Afterwards the child's ends are closed here; where the block fails, ours too. Raises OSError.
+    """
+    with contextlib.ExitStack() as own_ends, contextlib.ExitStack() as child_ends:
+        received, sends = os.pipe()
+        child_ends.callback(os.close, received)
+        own_ends.callback(os.close, sends)
+        reads, reports = os.pipe()
+        child_ends.callback(os.close, reports)
+        own_ends.callback(os.close, reads)
+        yield received, reports, sends, reads
+        own_ends.pop_all()
 
 
 def settle(name: str, kept: Collection[int], ignored: Collection[int], with_parent: bool) -> None:

@@ -8,7 +8,6 @@ Questions about sockets, of which a process may have 18,000, have another child,
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -56,17 +55,10 @@ class _Child:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._data = b""
-        with contextlib.ExitStack() as own_ends, contextlib.ExitStack() as child_ends:
-            asked, self._asks = os.pipe()
-            child_ends.callback(os.close, asked)
-            own_ends.callback(os.close, self._asks)
-            self._answers, answered = os.pipe()
-            child_ends.callback(os.close, answered)
-            own_ends.callback(os.close, self._answers)
+        with forked.two_pipes() as (asked, answered, self._asks, self._answers):
             self._pid = os.fork()
             if self._pid == 0:
                 _serve(asked, answered, self.owner)
-            own_ends.pop_all()
 
     def ask(self, question: str, patience: float) -> bytes:
         """The answer. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""

@@ -6,7 +6,6 @@ what is beyond that is lost, which the listener reports.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -53,25 +52,17 @@ _PYTHON = _python()
 class Child:
     """`name` is what ps shows after memreap; `consume`, MODULE:FUNCTION, is what it does, as inbox.Consume.
 
-    Raises OSError if no process can be made.
+    `fd` is readable when the child has reported something, or has ended. Raises OSError if no process can be made.
     """
 
     def __init__(self, name: str, consume: str, recording: Recording):
-        with contextlib.ExitStack() as own_ends, contextlib.ExitStack() as child_ends:
-            received, self._out = os.pipe()
-            child_ends.callback(os.close, received)
-            own_ends.callback(os.close, self._out)
-            self.fd, reports = os.pipe()
-            """Readable when the child has reported something, or has ended."""
-            child_ends.callback(os.close, reports)
-            own_ends.callback(os.close, self.fd)
+        with forked.two_pipes() as (received, reports, self._out, self.fd):
             for fd in (self._out, self.fd):
                 os.set_blocking(fd, False)
             _wait_for(_ended)
             self._pid = os.fork()
             if self._pid == 0:
                 _run(name, received, reports)
-            own_ends.pop_all()
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._stalled: float | None = None
