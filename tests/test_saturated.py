@@ -45,9 +45,9 @@ def test_never_idle_workers_get_the_cheapest_signal_and_no_request_is_lost(where
         assert {event["pid"] for event in reaps} == large
         busy = [event for event in reaps if "USR1 sent while busy, since it was not seen" in event["message"]]
         assert busy
-        for event in reaps:
-            assert event["signal"] in ("USR1", "HUP")
-            assert event in busy or re.search("HUP sent while idle$", event["message"]), event["message"]
+        for event in reaps:  # on a busy machine a glance may also not be in time
+            assert re.search("HUP sent while idle$|USR1 sent(; could not tell| while busy)", event["message"])
+            assert event["signal"] in event["message"]
         assert load.tally.lost == {}
         assert load.tally.answered > 200
 
