@@ -62,6 +62,30 @@ def test_a_memreap_section_that_appears_twice_is_a_warning_with_both_places(tmp_
     assert contents.sections["a"]["limit"].value == "1MB"
 
 
+def test_a_section_of_supervisor_in_two_files_is_merged_as_supervisord_does_and_reported(tmp_path):
+    a = (
+        "[program:x]\ncommand=%(here)s/a\nnumprocs=2\nprocess_name=%(process_num)s\n"
+        "[eventlistener:m]\ncommand=memreap listen\nevents=TICK_5\n"
+    )
+    written(tmp_path, a, "conf.d/a.conf")
+    written(tmp_path, "[program:x]\nuser=nobody\nautorestart=false\n", "extra/b.conf")
+    main = "[supervisord]\n[include]\nfiles=conf.d/*.conf conf.d/a.conf extra/*.conf\n"
+    contents = written(tmp_path, main).read()
+    x, listener = sorted(contents.others, key=lambda section: section.kind, reverse=True)
+    assert (x.options["command"], x.options["user"], x.processes) == (f"{tmp_path}/conf.d/a", "nobody", ("0", "1"))
+    options = ServerOptions()
+    options.realize(["-c", f"{tmp_path}/supervisord.conf"])
+    (theirs,) = [group for group in options.process_group_configs if group.name == "x"]
+    assert [(each.name, each.command) for each in theirs.process_configs] == [
+        (name, x.options["command"]) for name in x.processes
+    ]
+    assert listener.listens  # its file is included twice, which makes it one listener
+    places = f"{tmp_path}/conf.d/a.conf line 1 and {tmp_path}/extra/b.conf line 1"
+    assert contents.repeated == [
+        f"[program:x] appears at {places}: of a key in both the last one counts; keep one section"
+    ]
+
+
 def test_percent_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMIT", "7MB")
     written(tmp_path, "[memreap:a]\nlimit=%(ENV_LIMIT)s\n", "extra/a.ini")

@@ -44,6 +44,7 @@ COMMAND = "python3 /srv/myapp.py"
 # A shell whose only child is the manager.
 BELOW_SHELL = {MANAGER - 1: Process(SUPERVISORD, "sh -c /srv/myapp; true"), **pool()}
 BELOW_SHELL[MANAGER] = Process(MANAGER - 1, "perl-fcgi-pm")
+ALIKE = "[program:myapp]\nstopwaitsecs=80\n"
 SECOND = "[eventlistener:b]\ncommand=memreap listen\nevents=TICK_5\n"
 TWICE = "[memreap:myapp]\nlimit=160MB\n"
 MYAPP, MEMREAP = RUNNING
@@ -64,6 +65,11 @@ def test_no_problems_are_reported_on_a_correct_setup():
             "[event",
             f"{TWICE}[event",
             r"configuration: \[memreap:myapp\] appears at .* line \d and .* line \d: .*keep",
+        ),
+        (
+            "[event",
+            f"{ALIKE}[event",
+            r"configuration: note: \[program:myapp\] appears at .* line \d and .* line \d: .*keep",
         ),
         (
             "[memreap:myapp",

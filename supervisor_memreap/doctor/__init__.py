@@ -12,7 +12,7 @@ from typing import Any
 
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
 from supervisor_memreap.doctor import configuration, listening, program, restart
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -89,6 +89,8 @@ def _settings(case: Case) -> Iterator[Finding]:
             yield Finding("configuration", text)
     for warning in contents.warnings:
         yield Finding("configuration", warning)
+    for repeated in contents.repeated:
+        yield note("configuration", repeated)
 
 
 def _pools(case: Case) -> Iterator[Finding]:

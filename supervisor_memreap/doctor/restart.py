@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from supervisor_memreap.core.command import ASKED_BY_SUPERVISORCTL
 from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.doctor import interpreter
 from supervisor_memreap.doctor.finding import Case, Finding, note
@@ -63,7 +64,11 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
     answer = case.supervisorctl
     sections = case.contents.plugins
     if sections and answer.refused:
-        yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
+        # The one that sent us could load it, so another one that cannot hinders none of memreap's commands.
+        is_other = ASKED_BY_SUPERVISORCTL in case.environ and "supervisor_memreap" in answer.refused
+        other = " (another supervisorctl than the one that asked)" if is_other else ""
+        text = f"every call of {answer.program}{other} fails: {_refusal(answer)}"
+        yield Finding("supervisorctl", text, harms=not is_other)
     elif sections and answer.unknown:
         text = f"cannot tell whether it can load [ctlplugin:memreap]: {answer.unknown}"
         yield note("supervisorctl", text)
