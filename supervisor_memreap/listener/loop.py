@@ -8,6 +8,7 @@ twice (after FAIL it redelivers endlessly, 283,242 times in 8 s).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import select
 import signal
@@ -87,7 +88,11 @@ def _statefile(above: ProcessId, contents: configfile.Contents | None) -> StateF
 
 def _file(config: str | None) -> configfile.ConfigFile:
     """Raises SettingsError."""
-    return configfile.ConfigFile(configfile.find(config, lambda: apart.made_or_here(configfile.searched)))
+    try:
+        search = functools.partial(apart.made_or_here, configfile.searched, configfile.PATIENCE)
+        return configfile.ConfigFile(configfile.find(config, search))
+    except TimeoutError as error:
+        raise SettingsError(f"supervisord.conf was not found: {error.strerror}") from None
 
 
 def _contents(config: str | None) -> configfile.Contents | None:

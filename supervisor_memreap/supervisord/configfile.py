@@ -7,13 +7,14 @@ import difflib
 import errno
 import glob
 import io
+import math
 import os
 import platform
 import re
 import select
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ _HEADER = re.compile(rf"\[(memreap(?::[^]]+)?|(?:{'|'.join(_KINDS)}):[^]]+)\]")
 _MAX_PROCESSES = 10_000
 # Seconds for what another process writes to a pipe: the listener waits for it at each look.
 _PIPE = 2.0
+# Seconds that a process may take to read it all, for which the listener waits. It takes 0.06 s.
+PATIENCE = 5.0
+# Seconds after which a file with an error is read again though it has not changed: each time costs 58 ms of CPU.
+_AGAIN = 30.0
 
 
 @dataclass(frozen=True)
@@ -202,23 +207,27 @@ class ConfigFile:
     def __init__(self, path: str):
         self.path = path
         self._patterns: list[str] = []
-        self._read: dict[str, tuple[int, ...]] | None = None
-        """What was last read whole: each file as it was right before it was read."""
+        self._read: dict[str, tuple[int, ...]] = {}
+        """What was last read: each file as it was right before it was read."""
+        self._again = 0.0
+        """When an unchanged file is read again (monotonic), since it could not be read."""
 
     def has_changed(self) -> bool:
-        """Whether the file, an included one, or the list of included ones is not as it was last read whole."""
-        return self._read != {path: _stat(path) for path in self.files()}
+        """Whether the file, an included one, or the list of included ones is not as it was last read.
+
+        Also now and then while it has an error: that of a pipe or of a missing parser may end without a change.
+        """
+        return time.monotonic() >= self._again or self._read != {path: _stat(path) for path in self.files()}
 
     def files(self) -> tuple[str, ...]:
         """Its own path, and those of what it includes."""
         return (self.path, *self._included())
 
     def read(self) -> Contents:
-        """Raises SettingsError: one line with the file and the cause; then `has_changed` stays true."""
+        """Raises SettingsError: one line with the file and the cause."""
         contents = Contents(main=self.path)
         self._patterns = []
-        self._read = None
-        seen = {self.path: _stat(self.path)}
+        self._note([self.path])
         headers: dict[str, list[str]] = {}
         written: dict[str, dict[str, str]] = {}
         main = _parse(self.path, headers)
@@ -227,12 +236,13 @@ class ConfigFile:
             files = _get(main, "include", "files", self.path) if main.has_option("include", "files") else ""
             base = os.path.dirname(self.path)
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
-        for path in self._included():
-            seen[path] = _stat(path)
+        included = {path: _stat(path) for path in self._included()}
+        self._read.update(included)
+        for path in included:
             self._add(path, _parse(path, headers), contents, written)
         for section, line in _repeated(headers):
             (contents.warnings if section.startswith("memreap") else contents.repeated).append(line)
-        self._read = seen
+        self._again = math.inf
         return contents
 
     def read_apart(self) -> Contents:
@@ -244,11 +254,20 @@ class ConfigFile:
             except SettingsError as error:
                 return error, self.__dict__
 
-        contents, after = apart.made_or_here(read)
+        try:
+            contents, after = apart.made_or_here(read, PATIENCE)
+        except TimeoutError as error:
+            self._note(self.files())
+            raise SettingsError(f"{self.path}: cannot be read: {error.strerror}") from None
         self.__dict__.update(after)
         if isinstance(contents, SettingsError):
             raise contents
         return contents
+
+    def _note(self, paths: Iterable[str]) -> None:
+        """That these files are read now, as they are."""
+        self._read = {path: _stat(path) for path in paths}
+        self._again = time.monotonic() + _AGAIN
 
     def _included(self) -> Iterator[str]:
         for pattern in self._patterns:
