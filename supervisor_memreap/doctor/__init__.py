@@ -80,7 +80,8 @@ def _settings(case: Case) -> Iterator[Finding]:
         case.settings = resolve(configfile.merge(contents.sections, contents.limits()))
     except SettingsError as error:
         case.refused = str(error)
-        yield Finding("configuration", f"{error}; no setting of the file is used until this is corrected")
+        text = "until this is corrected, nothing of the file is used, and a listener that runs keeps its settings"
+        yield Finding("configuration", f"{error}; {text}")
     else:
         if not case.settings.names:
             text = (

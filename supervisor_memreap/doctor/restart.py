@@ -78,8 +78,11 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
         return
     elif not answer.can_import:
         fails = "" if answer.version else f", and every call of {answer.program} would fail"
-        text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}"
-        yield note("supervisorctl", f"{text}; first {answer.remedy}")
+        if answer.python == case.supervisord.python:  # the remedy is said there
+            text = f"do not add [ctlplugin:memreap] before [rpcinterface:memreap]: both have one Python{fails}"
+        else:
+            text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}; first {answer.remedy}"
+        yield note("supervisorctl", text)
     elif case.contents.own_sections("rpcinterface"):
         text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
         yield note("supervisorctl", text)
@@ -105,10 +108,8 @@ def advise_interface(case: Case) -> str:
         return add
     if answer.version:
         return f"{answer.lacks}: first {answer.remedy}, then {add}"
-    return (
-        f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; then"
-        f" run memreap doctor again, and {add}"
-    )
+    not_yet = f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again"
+    return f"{not_yet}; first {answer.remedy}; then run memreap doctor again"
 
 
 def advise_restart(case: Case) -> str:
