@@ -361,9 +361,8 @@ def test_a_process_apart_that_its_user_stops_is_ended_and_the_file_is_refused_in
 
     with monkeypatch.context() as patch:
         patch.setattr(ConfigFile, "read", stopping)
-        patch.setattr(configfile, "PATIENCE", 0.2)
         with pytest.raises(SettingsError, match=r"\.conf: cannot be read: its process did not end within 0 s"):
-            file.read_apart()
+            file.read_apart(0.2)
     assert not is_alive(int(pids.read_text()))
     assert not file.has_changed()  # it is not tried again at each tick
     file._again = 0.0

@@ -36,8 +36,8 @@ _HEADER = re.compile(rf"\[(memreap(?::[^]]+)?|(?:{'|'.join(_KINDS)}):[^]]+)\]")
 _MAX_PROCESSES = 10_000
 # Seconds for what another process writes to a pipe: the listener waits for it at each look.
 _PIPE = 2.0
-# Seconds that a process may take to read it all, for which the listener waits. It takes 0.06 s.
-PATIENCE = 5.0
+# Seconds that a process may take to read it all, for which a look waits. It takes 0.06 s.
+_PATIENCE = 5.0
 # Seconds after which a file with an error is read again though it has not changed: each time costs 58 ms of CPU.
 _AGAIN = 30.0
 
@@ -245,7 +245,7 @@ class ConfigFile:
         self._again = math.inf
         return contents
 
-    def read_apart(self) -> Contents:
+    def read_apart(self, patience: float = _PATIENCE) -> Contents:
         """As `read`, in a process of its own. Raises SettingsError."""
 
         def read() -> tuple[Contents | SettingsError, dict[str, Any]]:
@@ -255,7 +255,7 @@ class ConfigFile:
                 return error, self.__dict__
 
         try:
-            contents, after = apart.made_or_here(read, PATIENCE)
+            contents, after = apart.made_or_here(read, patience)
         except TimeoutError as error:
             self._note(self.files())
             raise SettingsError(f"{self.path}: cannot be read: {error.strerror}") from None
