@@ -228,9 +228,9 @@ def test_a_running_program_that_cannot_be_looked_at_is_blind():
 
 
 @pytest.mark.parametrize(
-    ("state", "is_well"), [("STOPPED", True), ("STARTING", True), ("EXITED", False), ("FATAL", False)]
+    ("state", "is_well"), [("STOPPED", True), ("STARTING", True), ("EXITED", True), ("FATAL", False)]
 )
-def test_a_program_that_ended_on_its_own_is_not_well_but_one_that_a_user_stopped_is(state, is_well):
+def test_a_program_that_supervisord_could_not_start_is_not_well_but_one_that_ended_is(state, is_well):
     choice = look_at(Pool("myapp", state))
     assert choice.standing == "not running"
     counters = Counters().with_standing(choice.standing.value, NOW)

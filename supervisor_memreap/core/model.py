@@ -35,8 +35,6 @@ UP = (ProgramState.RUNNING, ProgramState.STARTING)
 """States of a program that runs, or will in a moment."""
 STOPPED_BY_HAND = (ProgramState.STOPPING, ProgramState.STOPPED)
 """States of a program that a user stops."""
-ENDED_BY_ITSELF = (ProgramState.EXITED, ProgramState.FATAL)
-"""States of a program that exited on its own, and that supervisord does not start again."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import ENDED_BY_ITSELF, Pool, ProgramState
+from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import ownrights, rights, server, standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding, note
@@ -22,7 +22,7 @@ from supervisor_memreap.supervisord.configfile import Section
 # Of a program that the file does not have, as after a change without an update.
 _NO_SECTION = Section("program", "", "", {})
 # States of a program that exited on its own.
-_DOWN = (ProgramState.BACKOFF, *ENDED_BY_ITSELF)
+_DOWN = (ProgramState.BACKOFF, ProgramState.FATAL, ProgramState.EXITED)
 # Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
 _PROCMANAGER_PATIENCE = 60
 # Since 0.18, a manager whose parent has pid 1 keeps running.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from supervisor_memreap.core.model import ENDED_BY_ITSELF, Standing
+from supervisor_memreap.core.model import ProgramState, Standing
 from supervisor_memreap.core.rows import OVER_LIMIT, HindranceRow, PoolRow, WorkerRow
 from supervisor_memreap.core.text import about, aligned, duration, memory, seconds
 from supervisor_memreap.outputs import words
@@ -117,8 +117,8 @@ def details(pool: PoolRow, has_commands: bool) -> Iterator[str]:
         yield words.paused(pool["name"], has_commands)
     if pool.get("not_visible"):
         yield f"not watched: {pool['not_visible']}"
-    if pool["state"] in ENDED_BY_ITSELF:
-        yield "it ended on its own, and supervisord does not start it again: see the program's own log"
+    if pool["state"] == ProgramState.FATAL:
+        yield "supervisord could not start it, and has given up: see the program's own log"
     unreadable, next_at_limit = pool.get("unreadable_workers"), pool.get("next_at_limit_seconds")
     if unreadable:
         yield _unreadable(pool, unreadable)
