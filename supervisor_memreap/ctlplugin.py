@@ -47,8 +47,9 @@ The listener carries commands out, and signals a worker while it serves no
 request; see its log (tail memreap stderr). Sizes are in the pool's metric.
 memory needs no listener: supervisorctl itself reads it, with its user's rights.
 exit status: 0 memreap watches all pools, or did what was asked; 1 a pool is
-suspended, OVERDUE or not watched (BLIND), something is wrong with the listener,
-the command was refused or not answered, or the roll stopped; 2 bad usage.
+suspended, OVERDUE, FATAL or not watched (BLIND), something is wrong with the
+listener, the command was refused or not answered, or the roll stopped; 2 bad
+usage.
 """
 
 

@@ -7,10 +7,11 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from supervisor.options import ServerOptions
-from support.driver import eventually
+from support.driver import eventually, is_alive
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, SettingsError, resolve
@@ -60,6 +61,30 @@ def test_a_memreap_section_that_appears_twice_is_a_warning_with_both_places(tmp_
         f"[memreap:c] appears at {main} line 5 and {main} line 7{ends}",
     ]
     assert contents.sections["a"]["limit"].value == "1MB"
+
+
+def test_a_section_of_supervisor_in_two_files_is_merged_as_supervisord_does_and_reported(tmp_path):
+    a = (
+        "[program:x]\ncommand=%(here)s/a\nnumprocs=2\nprocess_name=%(process_num)s\n"
+        "[eventlistener:m]\ncommand=memreap listen\nevents=TICK_5\n"
+    )
+    written(tmp_path, a, "conf.d/a.conf")
+    written(tmp_path, "[program:x]\nuser=nobody\nautorestart=false\n", "extra/b.conf")
+    main = "[supervisord]\n[include]\nfiles=conf.d/*.conf conf.d/a.conf extra/*.conf\n"
+    contents = written(tmp_path, main).read()
+    x, listener = sorted(contents.others, key=lambda section: section.kind, reverse=True)
+    assert (x.options["command"], x.options["user"], x.processes) == (f"{tmp_path}/conf.d/a", "nobody", ("0", "1"))
+    options = ServerOptions()
+    options.realize(["-c", f"{tmp_path}/supervisord.conf"])
+    (theirs,) = [group for group in options.process_group_configs if group.name == "x"]
+    assert [(each.name, each.command) for each in theirs.process_configs] == [
+        (name, x.options["command"]) for name in x.processes
+    ]
+    assert listener.listens  # its file is included twice, which makes it one listener
+    places = f"{tmp_path}/conf.d/a.conf line 1 and {tmp_path}/extra/b.conf line 1"
+    assert contents.repeated == [
+        f"[program:x] appears at {places}: of a key in both the last one counts; keep one section"
+    ]
 
 
 def test_percent_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
@@ -184,13 +209,30 @@ def test_removing_the_only_included_file_right_after_the_first_read_is_a_change(
     assert file.has_changed()
 
 
-def test_an_unreadable_file_is_read_again(tmp_path):
-    file = written(tmp_path, "[memreap:a]\nlimit=1MB\n")
+@pytest.mark.parametrize("name", ["supervisord.conf", "a.ini"])
+def test_a_file_with_an_error_is_read_again_once_it_has_changed_and_else_only_now_and_then(tmp_path, monkeypatch, name):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    main = "[include]\nfiles=*.ini\n"
+    for ini in ("a.ini", "b.ini"):
+        written(tmp_path, "[memreap:a]\nlimit=1MB\n", ini)
+    file = written(tmp_path, main)
     file.read()
-    written(tmp_path, "[memreap:a\n")
-    with pytest.raises(SettingsError):
-        file.read()
+    written(tmp_path, f"{main}nonsense\n", name)
     assert file.has_changed()
+    with pytest.raises(SettingsError):
+        file.read_apart()
+    assert not file.has_changed()
+    now += configfile._AGAIN
+    assert file.has_changed()
+    with pytest.raises(SettingsError):
+        file.read_apart()
+    assert not file.has_changed()
+    written(tmp_path, main, name)
+    assert file.has_changed()
+    file.read_apart()
+    now += configfile._AGAIN
+    assert not file.has_changed()
 
 
 def test_the_last_source_wins_key_by_key():
@@ -307,6 +349,27 @@ def test_a_file_is_read_here_where_the_process_apart_was_ended(tmp_path, monkeyp
     assert not file.has_changed()
 
 
+def test_a_process_apart_that_its_user_stops_is_ended_and_the_file_is_refused_in_one_line(tmp_path, monkeypatch):
+    file, parent, read = written(tmp_path, "[memreap:a]\nlimit=1MB\n"), os.getpid(), ConfigFile.read
+    pids = tmp_path / "pid"
+
+    def stopping(self):
+        if os.getpid() != parent:
+            pids.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConfigFile, "read", stopping)
+        with pytest.raises(SettingsError, match=r"\.conf: cannot be read: its process did not end within 0 s"):
+            file.read_apart(0.2)
+    assert not is_alive(int(pids.read_text()))
+    assert not file.has_changed()  # it is not tried again at each tick
+    file._again = 0.0
+    assert file.has_changed()
+    assert set(file.read_apart().sections) == {"a"}
+
+
 @pytest.mark.parametrize("value", ["a", b"\xe4".decode(errors="surrogateescape"), "%(ENV_NONE)s", "x" * 200_000])
 def test_what_is_read_apart_is_what_is_read_here(tmp_path, value):
     text = f"[program:a]\ncommand=b\n[memreap:a]\nlimit={value}\n[memreap]\nlog=json\n[memraep]\n"
@@ -320,7 +383,8 @@ def test_what_is_read_apart_is_what_is_read_here(tmp_path, value):
         except SettingsError as error:
             results.append(str(error))
     assert results[0] == results[1]
-    assert here.__dict__ == apart.__dict__
+    now_and_then = {"_again": 0.0}  # with an error, at a time of its own
+    assert {**here.__dict__, **now_and_then} == {**apart.__dict__, **now_and_then}
 
 
 def test_while_supervisor_is_not_installed_as_in_an_upgrade_the_file_is_refused_in_one_line(tmp_path, monkeypatch):
@@ -328,6 +392,9 @@ def test_while_supervisor_is_not_installed_as_in_an_upgrade_the_file_is_refused_
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "supervisor.options", None)
         with pytest.raises(SettingsError, match=r"supervisord.conf: cannot be read without supervisor's parser: "):
+            file.read_apart()
+        patch.setattr(configfile, "_AGAIN", 0.0)
+        with pytest.raises(SettingsError):
             file.read_apart()
     assert file.has_changed()
     assert set(file.read_apart().sections) == {"a"}

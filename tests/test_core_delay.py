@@ -89,7 +89,7 @@ def test_a_pool_that_is_idle_now_and_then_logs_at_most_two_lines_in_10_minutes()
     ("result", "kind", "text"),
     [
         (Result.NOT_PERMITTED, Kind.NOT_PERMITTED, "no permission to signal them"),
-        (Result.CHANGED, Kind.CHANGED, "changed after it was measured"),
+        (Result.CHANGED, Kind.CHANGED, "a worker, or the loop it waits in, changed after it was measured"),
         (Result.FAILED, Kind.OUT_OF_RESOURCES, "out of resources"),
         (
             Result.BUSY,

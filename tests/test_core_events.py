@@ -122,7 +122,10 @@ EXAMPLES = [
         events.SizesUnreadable(*STAMP, WORKER, "uss"),
         "no permission to read the uss of worker 4242: the pool is not watched; run",
     ),
-    (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
+    (
+        events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False),
+        "; if it may signal it (root may), metric=rss is enough",
+    ),
     (
         events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True),
         "the worker may be holding the lock of its own memory map",

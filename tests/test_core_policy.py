@@ -55,6 +55,7 @@ from supervisor_memreap.core.state import (
     encode,
     restored,
 )
+from supervisor_memreap.outputs import statusrows
 
 pytestmark = pytest.mark.dear
 STAMP = ("myapp", 0.0)
@@ -762,7 +763,11 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
     film = Film(now=BOOT)
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.settings = replace(SETTINGS, **change)
-    assert film.look({11: 160, 12: 170}, after=60).events == ()
+    waiting = film.look({11: 160, 12: 170}, after=60)
+    assert waiting.events == ()
+    shown = statusrows.suspension(waiting.pool, waiting.state, 0.0)
+    assert shown["reason"].startswith("its settings have changed, and it ends once")  # not: set limit=340MB
+    assert shown["until"] == film.now + policy.STABLE_SETTINGS
     resumed, *others = film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events
     assert resumed == Resumed(*STAMP, "its settings changed")
     assert [type(event) for event in others] == then  # the limit is as wrong as before
@@ -773,7 +778,9 @@ def test_unrelated_settings_do_not_end_a_suspension():
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.settings = replace(SETTINGS, announce=False, grace=60.0)
     for _ in range(3):
-        assert film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events == ()
+        choice = film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS)
+        assert choice.events == ()
+        assert "its limit is too low" in statusrows.suspension(choice.pool, choice.state, 0.0)["reason"]
     assert (film.state.suspended.setting, film.state.settings) == ("limit", film.settings)
 
 

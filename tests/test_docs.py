@@ -40,6 +40,8 @@ from supervisor_memreap.core.state import Cause
 from supervisor_memreap.core.values import duration, size
 from supervisor_memreap.ctlplugin import HELP, MemreapControllerPlugin
 from supervisor_memreap.doctor import recycling
+from supervisor_memreap.host import attempt
+from supervisor_memreap.listener.attempts import ALONE
 from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.view import View
 from supervisor_memreap.reports import advicetext, summary
@@ -95,6 +97,12 @@ def test_each_file_that_a_setting_names_is_in_the_pages_on_security_and_on_what_
     assert {"history", "metrics_file"} <= set(keys)
     text = (stack.ROOT / page).read_text()
     assert [key for key in keys if f"`{key}=`" not in text] == []
+
+
+def test_the_longest_attempt_is_the_same_in_the_code_and_on_each_page():
+    safety, security = ((stack.ROOT / page).read_text() for page in ("docs/safety.md", "SECURITY.md"))
+    assert f"An attempt takes {ALONE:.0f} s at most" in safety
+    assert f"for {ALONE:.0f} s at most (after {ALONE + attempt._OVERRUN:.0f} s it is killed)" in security
 
 
 def accepts_a_path(key: str) -> bool:

@@ -44,6 +44,7 @@ COMMAND = "python3 /srv/myapp.py"
 # A shell whose only child is the manager.
 BELOW_SHELL = {MANAGER - 1: Process(SUPERVISORD, "sh -c /srv/myapp; true"), **pool()}
 BELOW_SHELL[MANAGER] = Process(MANAGER - 1, "perl-fcgi-pm")
+ALIKE = "[program:myapp]\nstopwaitsecs=80\n"
 SECOND = "[eventlistener:b]\ncommand=memreap listen\nevents=TICK_5\n"
 TWICE = "[memreap:myapp]\nlimit=160MB\n"
 MYAPP, MEMREAP = RUNNING
@@ -58,12 +59,21 @@ def test_no_problems_are_reported_on_a_correct_setup():
 @pytest.mark.parametrize(
     ("old", "new", "expression"),
     [
-        ("150MB", "150 monkeys", "configuration: .*limit=150 monkeys: not a size, .* no setting of the file is used"),
+        (
+            "150MB",
+            "150 monkeys",
+            "configuration: .*limit=150 monkeys: not a size, .*until .*, and a listener that runs keeps its settings$",
+        ),
         ("[event", "[memreep:x]\n[event", r"configuration: .*\[memreep:x\]: ignored"),
         (
             "[event",
             f"{TWICE}[event",
             r"configuration: \[memreap:myapp\] appears at .* line \d and .* line \d: .*keep",
+        ),
+        (
+            "[event",
+            f"{ALIKE}[event",
+            r"configuration: note: \[program:myapp\] appears at .* line \d and .* line \d: .*keep",
         ),
         (
             "[memreap:myapp",
@@ -75,7 +85,6 @@ def test_no_problems_are_reported_on_a_correct_setup():
         ("[event", f"{SECOND}[event", r"listener: .* more than one \(.*:b\], .*\[eventlistener:memreap\]\): keep one"),
         ("events=", "numprocs=2\nevents=", "listener: there is more than one .*: keep one, with numprocs=1$"),
         ("TICK_5,", "", "listener: .*events=REMOTE_COMMUNICATION: no TICK, so it never looks: add TICK_5$"),
-        (",REMOTE_COMMUNICATION", "", "listener: note: .* commands .* reap.*: add REMOTE_COMMUNICATION$"),
         ("events=", "autorestart=no\nevents=", "listener: .* autorestart=false: .*: remove that line$"),
         ("events=", "redirect_stderr=true\nevents=", "listener: .*redirect_stderr=true: .* not start with it: remove"),
         ("[event", f"{PLUGIN}[event", r"supervisorctl: memreap needs \[rpcinterface:memreap\] too: add "),
@@ -217,6 +226,13 @@ def test_a_program_that_daemonizes_is_reported_but_not_the_d_of_a_running_manage
     expression = "myapp: .*--daemonize: it daemonizes itself, and supervisord keeps restarting it: remove -d$"
     assert_finds(expression, examined(text, [row("myapp", 0, "FATAL"), MEMREAP]))
     assert "daemonizes" not in examined(text)
+
+
+def test_a_listener_that_gets_no_commands_is_a_note_where_supervisorctl_could_send_them():
+    deaf = changed((",REMOTE_COMMUNICATION", ""))
+    expression = "listener: note: .* commands .* reap.*: add REMOTE_COMMUNICATION$"
+    assert_finds(expression, examined(deaf + INTERFACE + PLUGIN, listener=READY))
+    assert "REMOTE_COMMUNICATION" not in examined(deaf)
 
 
 def test_a_plugin_in_an_included_file_is_reported(tmp_path):

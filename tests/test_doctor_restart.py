@@ -14,10 +14,12 @@ import sys
 
 import pytest
 from support.doctor import READY, SOUND, Environment, assert_finds, assert_found, examined, needs_root
-from support.stack import INTERFACE, ROOT, python_for
+from support.driver import assert_matches
+from support.stack import INTERFACE, PLUGIN, ROOT, python_for
 
 from supervisor_memreap.doctor import interpreter
 from supervisor_memreap.doctor.interpreter import Answer
+from supervisor_memreap.listener.doctorprocess import DoctorProcess
 
 RESOLVED = "supervisor_memreap.rpcinterface:make_rpcinterface cannot be resolved within [rpcinterface:memreap]"
 REFUSES = Answer("supervisord", "/their/python", refused=RESOLVED)
@@ -59,6 +61,24 @@ def test_with_the_interface_an_older_memreap_and_a_missing_plugin_are_notes():
     assert_finds(expression, examined(SOUND + INTERFACE, answer=OLD, listener=READY))
     advice = r"supervisorctl: note: for supervisorctl memreap status, add \[ctlplugin:memreap\] with "
     assert_finds(advice, examined(SOUND + INTERFACE, listener=READY))
+
+
+def test_a_supervisorctl_that_cannot_load_memreap_is_a_note_if_another_one_asked(monkeypatch):
+    sections = SOUND + INTERFACE + PLUGIN
+    fails = "every call of supervisorctl{} fails: .*cannot be resolved"
+    assert_matches("(?m)^supervisorctl: " + fails.format(""), examined(sections, answer=REFUSES, listener=READY))
+    # As the listener starts it, for supervisorctl memreap doctor.
+    printed = "import os; print({key: os.environ[key] for key in os.environ if key.startswith('MEMREAP_')})"
+    monkeypatch.setattr(sys, "argv", ["-c" + printed])
+    asked = DoctorProcess("", "1")
+    while not asked.has_ended():
+        asked.wake(asked.fds())
+    for key, value in ast.literal_eval(asked.result()[1]).items():
+        monkeypatch.setenv(key, value)
+    other = r"(?m)^supervisorctl: note: " + fails.format(r" \(another supervisorctl than the one that asked\)")
+    assert_matches(other, examined(sections, answer=REFUSES, listener=READY))
+    unread = Answer("supervisord", "/their/python", refused="Source contains parsing errors")
+    assert_matches("(?m)^supervisorctl: every call", examined(sections, answer=unread, listener=READY))
 
 
 def test_a_supervisord_that_is_down_because_of_the_section_is_reported(where, monkeypatch):

@@ -170,8 +170,11 @@ def test_a_supervisord_and_a_supervisorctl_that_cannot_import_memreap_are_report
     with running(where, SMALL_POOL, python=theirs.python):
         no_interface = rf"listener: note: .* would not start again; first {install}; then run memreap doctor again"
         shown = eventually_found(where, no_interface, 0)
-        no_plugin = r"supervisorctl: note: do not add \[ctlplugin:memreap\] yet: .*, and every call of .*ctl would fail"
+        no_plugin = (
+            r"supervisorctl: note: do not add \[ctlplugin:memreap\] before .*, and every call of .*ctl would fail"
+        )
         assert_matches(no_plugin, shown)
+        assert shown.count("pip install") == 1
 
         sound = (where / "supervisord.conf").read_text()
         add(where, "[program:myother]\ncommand=sleep 1000\nnumprocs=2\n")

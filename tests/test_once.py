@@ -105,7 +105,7 @@ def test_max_age_alone_is_enough_for_a_manager_given_by_its_pid():
     with pool(1, 5) as pid:
         result = once("--pid", pid, "--dry-run", "max_age=6h")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.endswith(": 1 workers, none to replace\n")
+    assert result.stdout.endswith(": 1 worker, none to replace\n")
 
 
 def test_with_no_worker_over_the_limit_cron_has_no_output_to_mail():
@@ -338,7 +338,7 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         both = once("-c", conf, "-n", "web", "shpo", "limit=3MB")
         assert (both.returncode, both.stdout) == (1, nobody.stdout), "with a typo nothing is done"
         by_age = once("-c", conf, "-n", "shop", "max_age=6h")
-        assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 workers, none to replace\n")
+        assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 worker, none to replace\n")
         bare = once("-c", conf, "-n", "shop")
         assert (bare.returncode, "name a program, followed by limit=, max_age=" in bare.stdout) == (1, True)
         conf.write_text(conf.read_text() + "[memreap:wbe]\n")

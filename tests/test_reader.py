@@ -16,6 +16,7 @@ from support.driver import eventually, pool, until, workers_below
 from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import Unreadable
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
+from supervisor_memreap.core.servers import Loop
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.host import forked, look, procfile, reader
@@ -88,6 +89,20 @@ def test_the_pause_grows_with_each_failure_and_an_answer_ends_it(monkeypatch):
     reader._avoided[f"/proc/{os.getpid()}"] = time.monotonic(), 60.0
     assert reader.read(path)
     assert not reader._avoided
+
+
+def test_an_epoll_that_is_not_read_in_time_hides_the_loop_but_not_the_memory(monkeypatch, nothing_avoided):
+    ask = reader._Child.ask
+
+    def no_answer(self, question, patience):
+        if question.startswith("/"):
+            return ask(self, question, 60.0)
+        raise TimeoutError
+
+    monkeypatch.setattr(reader._Child, "ask", no_answer)
+    for _ in range(2):
+        assert reader.loop(os.getpid(), os.getppid()) is Loop.HIDDEN
+        assert reader.read(f"/proc/{os.getpid()}/smaps_rollup")
 
 
 def test_a_worker_whose_lock_is_held_counts_as_unreadable(monkeypatch):

@@ -81,13 +81,16 @@ def test_with_a_full_disk_nothing_is_signalled_and_one_line_reports_its_begin_an
         before = workers_below(manager)
         reaping.until(events.NotSaved)
         for _ in range(5):
-            assert reaping.tick().choice.standing == "due"
+            last = reaping.tick()
+            assert last.choice.standing == "due"
         (event,) = reaping.all_of(events.NotSaved)
         path = full / f"memreap-{os.geteuid()}-4000000-1.50.json"
         assert event.text == (
             "no worker is signalled, since the state cannot be saved: "
             f"{path}: No space left on device; free space in that directory"
         )
+        # What an overdue pool says then needs no other line.
+        assert last.state.refusal.text in event.text
         assert not reaping.signalled()
         assert workers_below(manager) == before
         assert list(full.iterdir()) == []

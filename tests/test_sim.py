@@ -184,7 +184,7 @@ def let_none_go(monkeypatch) -> None:
 
 
 def save_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(StatefulPool, "can_save", lambda self, state: self.update(state, save=False) == "")
+    monkeypatch.setattr(StatefulPool, "cannot_save", lambda self, state: self.update(state, save=False))
 
 
 def take_all_for_workers(monkeypatch) -> None:

@@ -207,7 +207,9 @@ def test_a_worker_with_an_unreadable_size_makes_its_pool_blind():
     assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
     table = statustable.table([pool], NOW, True)
     assert "myapp  BLIND  " in table
-    assert "1 of 3 workers: no permission to read uss" in " ".join(below(table))
+    text = " ".join(below(table))
+    assert "1 of 3 workers: no permission to read uss" in text
+    assert "if it may signal them, metric=rss is enough" in text  # a user who may not would get no further by that
     assert not view.is_well(pool)
     assert view.is_well(shown(worker(12, 50), worker(13, 150, 120)))
 
@@ -223,12 +225,20 @@ def test_a_running_program_that_cannot_be_looked_at_is_blind():
     values = statusrows.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})
     table = statustable.table([values], NOW, True)
     assert below(table) == ["not watched: its processes are hidden from this user"]
-    stopped = look_at(Pool("myapp", "STOPPED"))
-    assert stopped.standing == "not running"
-    values = statusrows.of_pool(
-        stopped, SETTINGS, stopped.state, Counters().with_standing(stopped.standing.value, NOW), {}
-    )
-    assert "STOPPED" in statustable.table([values], NOW, True)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_well"), [("STOPPED", True), ("STARTING", True), ("EXITED", True), ("FATAL", False)]
+)
+def test_a_program_that_supervisord_could_not_start_is_not_well_but_one_that_ended_is(state, is_well):
+    choice = look_at(Pool("myapp", state))
+    assert choice.standing == "not running"
+    counters = Counters().with_standing(choice.standing.value, NOW)
+    values = statusrows.of_pool(choice, SETTINGS, choice.state, counters, {})
+    table = statustable.table([values], NOW, True)
+    assert f"myapp  {state}  " in table
+    assert view.is_well(values) is is_well
+    assert ("see the program's own log" in " ".join(below(table))) is not is_well
 
 
 @pytest.mark.parametrize(

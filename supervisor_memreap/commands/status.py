@@ -8,9 +8,9 @@ Show the state of the pools. Signals no worker.
 Shows the listener's view, read through [rpcinterface:memreap]. If the listener cannot be asked, the
 command reads the pools itself, once. The last line says which view is shown.
 
-exit status: 0 memreap watches all pools; 1 a pool is suspended, OVERDUE or not watched (BLIND),
-something is wrong with the listener, a section or NAME names no watched program, or supervisord
-does not answer; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 memreap watches all pools; 1 a pool is suspended, OVERDUE, FATAL or not watched
+(BLIND), something is wrong with the listener, a section or NAME names no watched program, or
+supervisord does not answer; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ _MAX_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
 _UNTIL = re.compile(r"until=([0-9]{1,12}(?:\.[0-9]{1,6})?)")
+ASKED_BY_SUPERVISORCTL = "MEMREAP_ASKED_BY_SUPERVISORCTL"
+"""In the environment of a `memreap doctor` that such a command started."""
 MAX_NAMES = 20
 """At most this many names are listed in a message."""
 

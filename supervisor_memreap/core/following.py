@@ -99,7 +99,7 @@ class _Manager(_Rolling):
         if state.settings is not None and now - since < policy.STABLE_SETTINGS:
             return
         suspended = state.suspended
-        if suspended and (suspended.since >= since or not _may_end(suspended, state.settings, self.settings)):
+        if suspended and ends_by_change(self.state) is None:
             self.set(settings=self.settings, changed_settings=None, reported=frozenset())  # it is about these
             return
         if suspended:
@@ -176,6 +176,14 @@ class _Manager(_Rolling):
         self.say(events.Resumed(*self.pool.stamp, f"its {suspended.setting} is tried again"))
         # Only new workers can show whether it is still wrong.
         self.set(suspended=None, started_over=(), initial={}, reported=frozenset())
+
+
+def ends_by_change(state: PoolState) -> float | None:
+    """When its changed settings, if they stay as they are, end a suspension; None: they do not end one."""
+    suspended, changed = state.suspended, state.changed_settings
+    if not suspended or not changed or suspended.since >= changed[1]:
+        return None
+    return changed[1] + policy.STABLE_SETTINGS if _may_end(suspended, state.settings, changed[0]) else None
 
 
 def _may_end(suspended: Suspension, before: PoolSettings | None, after: PoolSettings) -> bool:

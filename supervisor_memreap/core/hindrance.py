@@ -82,9 +82,6 @@ UNREAD = Hindrance(
 )
 OBSERVED = Hindrance(Kind.OBSERVED, "only observed (observe=yes): no worker is signalled")
 GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and only one may leave at a time")
-UNSAVED = Hindrance(Kind.UNSAVED, "the state cannot be saved; memreap status and the log show why, and what to do")
-
-
 PAUSED = Hindrance(Kind.PAUSED, "paused")
 
 
@@ -113,6 +110,10 @@ def not_replaced(worker: int) -> Hindrance:
 def too_few(settings: PoolSettings) -> Hindrance:
     old = f"too few workers serve and are older than min_age={seconds(settings.min_age)}"
     return Hindrance(Kind.TOO_FEW, f"{old}: see the program's own log for why the others exit")
+
+
+def unsaved(why: str) -> Hindrance:
+    return Hindrance(Kind.UNSAVED, f"the state cannot be saved: {why}")
 
 
 def of_lock(holder: str) -> Hindrance:
@@ -144,7 +145,9 @@ def of_attempt(
             Kind.NOT_PERMITTED, "no permission to signal them; run memreap as the workers' user or as root (user=)"
         )
     if result is Result.CHANGED:
-        text = "at each look a worker changed after it was measured; see the program's own log"
+        text = (
+            "at each look a worker, or the loop it waits in, changed after it was measured; see the program's own log"
+        )
         return Hindrance(Kind.CHANGED, text)
     if result is Result.NOT_SHARED:
         text = "they listen on their own sockets, which their manager does not share (SO_REUSEPORT, a port each)"

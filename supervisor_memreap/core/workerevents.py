@@ -79,7 +79,7 @@ class WouldReap(AboutDueWorker):
 
 class Changed(AboutDueWorker):
     refusal = "changed after measuring"
-    wording = "{due_worker}: the process changed after it was measured; nothing sent"
+    wording = "{due_worker}: the process, or the loop it waits in, changed after it was measured; nothing sent"
 
 
 class OutOfResources(AboutDueWorker):
@@ -125,7 +125,8 @@ class Unreadable(AboutWorker):
         "worker {pid} may hold up to {bound:memory}, limit {limit:memory}, but its {metric} {is_late:could not be read"
         " in time: nothing sent; unless the host is just busy, the worker may be holding the lock of its own memory"
         " map: see what it is doing (cat /proc/{pid}/stack)|cannot be read: nothing sent; run memreap as the worker's"
-        " user or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE), or set metric=rss}"
+        " user or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE); if it may signal it (root"
+        " may), metric=rss is enough}"
     )
     bound: int
     limit: int

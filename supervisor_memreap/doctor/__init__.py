@@ -12,7 +12,7 @@ from typing import Any
 
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
 from supervisor_memreap.doctor import configuration, listening, program, restart
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -80,7 +80,8 @@ def _settings(case: Case) -> Iterator[Finding]:
         case.settings = resolve(configfile.merge(contents.sections, contents.limits()))
     except SettingsError as error:
         case.refused = str(error)
-        yield Finding("configuration", f"{error}; no setting of the file is used until this is corrected")
+        text = "until this is corrected, nothing of the file is used, and a listener that runs keeps its settings"
+        yield Finding("configuration", f"{error}; {text}")
     else:
         if not case.settings.names:
             text = (
@@ -89,6 +90,8 @@ def _settings(case: Case) -> Iterator[Finding]:
             yield Finding("configuration", text)
     for warning in contents.warnings:
         yield Finding("configuration", warning)
+    for repeated in contents.repeated:
+        yield note("configuration", repeated)
 
 
 def _pools(case: Case) -> Iterator[Finding]:

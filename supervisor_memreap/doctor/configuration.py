@@ -32,17 +32,17 @@ def check_sections(case: Case) -> Iterator[Finding]:
         where = ", ".join(section.where for section in listeners)
         yield Finding("listener", f"there is more than one ({where}): keep one, with numprocs=1")
     for section in listeners:
-        yield from _listener(section)
+        yield from _listener(section, case)
     yield from _plugin(case)
 
 
-def _listener(section: Section) -> Iterator[Finding]:
+def _listener(section: Section, case: Case) -> Iterator[Finding]:
     events = section.options.get("events", "").upper()
     if not re.search(r"\b(TICK(_5|_60|_3600)?|EVENT)\b", events):
         yield Finding(
             "listener", f"{section.where} events={quote(events) or 'none'}: no TICK, so it never looks: add TICK_5"
         )
-    if not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
+    if case.contents.own_sections("ctlplugin") and not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
         text = (
             "it does not get the commands supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
         )

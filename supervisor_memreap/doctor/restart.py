@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from supervisor_memreap.core.command import ASKED_BY_SUPERVISORCTL
 from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.doctor import interpreter
 from supervisor_memreap.doctor.finding import Case, Finding, note
@@ -63,7 +64,11 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
     answer = case.supervisorctl
     sections = case.contents.plugins
     if sections and answer.refused:
-        yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
+        # The one that sent us could load it, so another one that cannot hinders none of memreap's commands.
+        is_other = ASKED_BY_SUPERVISORCTL in case.environ and "supervisor_memreap" in answer.refused
+        other = " (another supervisorctl than the one that asked)" if is_other else ""
+        text = f"every call of {answer.program}{other} fails: {_refusal(answer)}"
+        yield Finding("supervisorctl", text, harms=not is_other)
     elif sections and answer.unknown:
         text = f"cannot tell whether it can load [ctlplugin:memreap]: {answer.unknown}"
         yield note("supervisorctl", text)
@@ -73,8 +78,11 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
         return
     elif not answer.can_import:
         fails = "" if answer.version else f", and every call of {answer.program} would fail"
-        text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}"
-        yield note("supervisorctl", f"{text}; first {answer.remedy}")
+        if answer.python == case.supervisord.python:  # the remedy is said there
+            text = f"do not add [ctlplugin:memreap] before [rpcinterface:memreap]: both have one Python{fails}"
+        else:
+            text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}; first {answer.remedy}"
+        yield note("supervisorctl", text)
     elif case.contents.own_sections("rpcinterface"):
         text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
         yield note("supervisorctl", text)
@@ -100,10 +108,8 @@ def advise_interface(case: Case) -> str:
         return add
     if answer.version:
         return f"{answer.lacks}: first {answer.remedy}, then {add}"
-    return (
-        f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; then"
-        f" run memreap doctor again, and {add}"
-    )
+    not_yet = f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again"
+    return f"{not_yet}; first {answer.remedy}; then run memreap doctor again"
 
 
 def advise_restart(case: Case) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DAY = 86400.0
 # Seconds between two times at which a limit is looked for; and until a line about that is repeated.
 ASKED_EVERY, REPEATED = 3600.0, DAY
+# Seconds that a process may take for all pools.
+_PATIENCE = 600.0
 # Seconds of recording that a suggestion is made from.
 _LOOKED_BACK = 7 * DAY
 
@@ -64,7 +66,7 @@ class Daily:
                 if history.readings or any(event.at >= last for event in history.events):
                     yield {"kind": "summary", "pool": history.name, "text": summary_line(history, last, midnight)}
 
-        yield from apart.made(lambda: [*lines()])
+        yield from apart.made(lambda: [*lines()], _PATIENCE)
 
     def _suggestions(self, marks: Marks, observed: Collection[str], now: float) -> Iterator[Line]:
         def is_due(name: str) -> bool:
@@ -82,7 +84,7 @@ class Daily:
                 suggested = suggest(history, now)
                 yield history.name, suggested.limit is not None, advicetext.line(suggested)
 
-        for name, is_known, text in apart.made(lambda: [*lines()]) if names else ():
+        for name, is_known, text in apart.made(lambda: [*lines()], _PATIENCE) if names else ():
             # When it was reported; negative if none was known.
             mark = f"suggestion of {name}"
             reported_at = marks.mark(mark)

@@ -117,7 +117,7 @@ class _History:
         except HistoryError as error:
             self._handle(error, now)
             return
-        except ChildProcessError as error:
+        except (ChildProcessError, TimeoutError) as error:
             # The kernel ends it where memory is short.
             self._report({"note": f"a line about the pools could not be made: {error.strerror}"})
         except Exception as error:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
+import time
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 MadeT = TypeVar("MadeT")
+# Seconds for the child to end once it has written its answer, and once it was killed.
+_ENDS = 0.05
 
 
-def made_or_here(make: Callable[[], MadeT]) -> MadeT:
-    """As `made`, and here if the child process was ended. Raises its errors."""
+def made_or_here(make: Callable[[], MadeT], patience: float) -> MadeT:
+    """As `made`, and here if the child process was ended. Raises its errors, and TimeoutError."""
     try:
-        return made(make)
+        return made(make, patience)
     except ChildProcessError:
         return make()
 
 
-def made(make: Callable[[], MadeT]) -> MadeT:
-    """What it returns, made in a child process; here if there can be none. Raises its errors, and ChildProcessError."""
+def made(make: Callable[[], MadeT], patience: float) -> MadeT:
+    """What it returns, made in a child process; here if there can be none.
+
+    Raises its errors; TimeoutError after `patience` seconds, as where its user stops it; ChildProcessError.
+    """
     # In the process for the history, only when it is used.
     import pickle
 
@@ -50,10 +57,13 @@ def made(make: Callable[[], MadeT]) -> MadeT:
         finally:
             os._exit(0)
     os.close(writable)
-    with open(readable, "rb") as file:
-        data = file.read()
-    with contextlib.suppress(ChildProcessError):  # a library ignores SIGCHLD: then the kernel has waited for it
-        os.waitpid(child, 0)
+    try:
+        data = _all_of(readable, time.monotonic() + patience)
+    except TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, f"its process did not end within {patience:.0f} s") from None
+    finally:
+        os.close(readable)
+        forked.collect(child, _ENDS, {signal.SIGKILL: _ENDS})
     try:
         answer = pickle.loads(data)  # noqa: S301 - our own child has written it
     except (EOFError, pickle.UnpicklingError):  # not, or not all of it
@@ -61,3 +71,15 @@ def made(make: Callable[[], MadeT]) -> MadeT:
     if isinstance(answer, Exception):
         raise answer
     return cast("MadeT", answer)
+
+
+def _all_of(readable: int, deadline: float) -> bytes:
+    """What is written to this pipe until it is closed. Raises TimeoutError."""
+    poll, data = select.poll(), b""
+    poll.register(readable, select.POLLIN)
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        chunk = os.read(readable, 1 << 16)
+        if not chunk:
+            return data
+        data += chunk
+    raise TimeoutError

@@ -107,7 +107,8 @@ _reads_here = False
 _lost_at = float("-inf")
 """When a process did not answer within PATIENCE (monotonic)."""
 _avoided: dict[str, tuple[float, float]] = {}
-"""By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
+"""By its directory, or its epoll, which has another lock: until when (monotonic) nothing is read, and for how long that
+is."""
 
 
 def read_here() -> None:
@@ -124,12 +125,12 @@ def read(path: str) -> bytes:
 
 
 def loop(pid: int, manager: int) -> Loop:
-    """As host.seen.loop. Raises ProcessLookupError; Blocked, NoReader."""
+    """As host.seen.loop; HIDDEN too where it is not answered in time. Raises ProcessLookupError; NoReader."""
     try:
         if _reads_here:
             return seen.loop(pid, manager)
-        return Loop(_answered(f"{_LOOP}{pid} {manager}", f"/proc/{pid}", "its epoll is locked").decode())
-    except (Blocked, NoReader, ProcessLookupError):
+        return Loop(_answered(f"{_LOOP}{pid} {manager}", f"epoll of {pid}", "its epoll is locked").decode())
+    except (NoReader, ProcessLookupError):
         raise
     except OSError:
         return Loop.HIDDEN
@@ -140,18 +141,18 @@ def watches_own(pid: int) -> bool:
     try:
         if _reads_here:
             return seen.watches_own(pid)
-        return _answered(f"{_OWN}{pid}", f"/proc/{pid}", "its epoll is locked") == b"yes"
+        return _answered(f"{_OWN}{pid}", f"epoll of {pid}", "its epoll is locked") == b"yes"
     except OSError:
         return False
 
 
-def _answered(question: str, directory: str, why_not: str) -> bytes:
-    """The answer about the process with this directory. Raises as the reading does, and Blocked."""
+def _answered(question: str, about: str, why_not: str) -> bytes:
+    """The answer; `about` is as in _ask. Raises as the reading does, and Blocked."""
     global _lost_at
     asked = time.monotonic()
     is_short = asked - _lost_at < LOST_WITHIN
     try:
-        return _ask(question, directory, IMPATIENCE if is_short else PATIENCE)
+        return _ask(question, about, IMPATIENCE if is_short else PATIENCE)
     except TimeoutError:
         _lost_at = _lost_at if is_short else asked
         raise Blocked(errno.EACCES, why_not, question) from None
@@ -233,8 +234,8 @@ def _ask(question: str, about: str, patience: float) -> bytes:
     return data
 
 
-def _is_avoided(directory: str) -> bool:
-    until, _ = _avoided.get(directory, (0.0, 0.0))
+def _is_avoided(about: str) -> bool:
+    until, _ = _avoided.get(about, (0.0, 0.0))
     return until > time.monotonic()
 
 
@@ -250,8 +251,8 @@ def _end_child() -> None:
     _child.end()
     _child = None
     now = time.monotonic()
-    for directory in [directory for directory, (until, _) in _avoided.items() if until + AVOIDED_LONGEST < now]:
-        del _avoided[directory]
+    for about in [about for about, (until, _) in _avoided.items() if until + AVOIDED_LONGEST < now]:
+        del _avoided[about]
 
 
 def _serve(asked: int, answered: int, parent: int) -> None:

@@ -201,12 +201,13 @@ class PoolAttempts:
         is_first = candidate.worker.id == self._turns.first
         trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
         # If the listener is killed after the signal, the next one must find this saved.
-        if kept.can_save(policy.attempted(self._pool, candidate, kept.state, now)):
-            self._start(trial, order, now)
-        else:
+        trouble = kept.cannot_save(policy.attempted(self._pool, candidate, kept.state, now))
+        if trouble:
             self._turns.clear()
             trial.close()
-            kept.update(policy.not_sent(kept.state, hindrance.UNSAVED))
+            kept.update(policy.not_sent(kept.state, hindrance.unsaved(trouble)))
+        else:
+            self._start(trial, order, now)
 
     def _may_hold(self) -> bool:
         return self._settings.hold and self._machine.now() >= self._refused_until
@@ -224,7 +225,7 @@ class PoolAttempts:
         if self._machine.now() < self._not_again_before:
             return
         # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
-        if not kept.can_save(policy.signalled_again(kept.state, now)):
+        if kept.cannot_save(policy.signalled_again(kept.state, now)):
             return
         processes = len(self._pool.workers) + 1
         order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)

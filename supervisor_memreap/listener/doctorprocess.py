@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Collection
 
+from supervisor_memreap.core.command import ASKED_BY_SUPERVISORCTL
+
 # Seconds that it may take: it needs one or two, and more if Perl is slow to start.
 PATIENCE = 30.0
 
@@ -31,6 +33,7 @@ class DoctorProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, ASKED_BY_SUPERVISORCTL: "yes"},
         )
         assert self._process.stdout
         self._fd = self._process.stdout.fileno()

@@ -8,6 +8,7 @@ twice (after FAIL it redelivers endlessly, 283,242 times in 8 s).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import select
 import signal
@@ -28,6 +29,10 @@ from supervisor_memreap.listener.wakeable import Wakeable, wait
 from supervisor_memreap.outputs.eventlog import Log
 from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Event, Protocol
+
+# Seconds in which the configuration must be found, and read, at the start: it names the directory of the state. No pool
+# is watched yet, so this may take longer than later.
+_PATIENCE = 60.0
 
 
 def run(config: str | None, limits: Sequence[str]) -> int:
@@ -87,13 +92,17 @@ def _statefile(above: ProcessId, contents: configfile.Contents | None) -> StateF
 
 def _file(config: str | None) -> configfile.ConfigFile:
     """Raises SettingsError."""
-    return configfile.ConfigFile(configfile.find(config, lambda: apart.made_or_here(configfile.searched)))
+    try:
+        search = functools.partial(apart.made_or_here, configfile.searched, _PATIENCE)
+        return configfile.ConfigFile(configfile.find(config, search))
+    except TimeoutError as error:
+        raise SettingsError(f"supervisord.conf was not found: {error.strerror}") from None
 
 
 def _contents(config: str | None) -> configfile.Contents | None:
     """Of the configuration at the start; None: it has an error, which is reported at the first look."""
     try:
-        return _file(config).read_apart()
+        return _file(config).read_apart(_PATIENCE)
     except SettingsError:
         return None
 

@@ -10,7 +10,7 @@ from supervisor_memreap.core.command import means, named
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.hindrance import Kind
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Program, Standing
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import REASONS, OverLimit
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, PoolSettings, Settings
@@ -256,7 +256,9 @@ def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
     if pool.manager is None:
         return f"not watched, {pool.not_visible}" if pool.not_visible else f"not running ({pool.state})"
     done = "" if reaped is None else f", {reaped} reaped"
-    return f"{len(pool.workers)} workers{done}, {_to_replace(choice, settings)}"
+    if choice.standing is Standing.BLIND and not choice.to_go:
+        return f"{count(len(pool.workers), 'worker')}{done}, and whether one is to go is unknown"
+    return f"{count(len(pool.workers), 'worker')}{done}, {_to_replace(choice, settings)}"
 
 
 def _to_replace(choice: Choice, settings: PoolSettings) -> str:

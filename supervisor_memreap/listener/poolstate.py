@@ -35,16 +35,16 @@ class StatefulPool:
         before, self._state = self._state, state
         return self.write_down() if save and persistent_part_differs(before, state) else ""
 
-    def can_save(self, state: PoolState) -> bool:
+    def cannot_save(self, state: PoolState) -> str:
         """Save this state, which records that a signal is about to be sent; if that fails, keep the earlier one.
 
-        Then nothing may be sent: another memreap would not know of it.
+        Returns why it failed; then nothing may be sent: another memreap would not know of it. Empty: it is saved.
         """
         before = self._state
-        if not self.update(state):
-            return True
-        self.update(before, save=False)
-        return False
+        trouble = self.update(state)
+        if trouble:
+            self.update(before, save=False)
+        return trouble
 
     def emit(self, event: Event) -> None:
         """Pass the event to each sink; an event that is reported once, only the first time."""

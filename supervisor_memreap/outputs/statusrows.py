@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from supervisor_memreap.advice.growth import Growth
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import following, policy
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing, Worker
 from supervisor_memreap.core.policy import Choice
@@ -13,6 +13,7 @@ from supervisor_memreap.core.rows import HindranceRow, PoolRow, RollRow, Suspens
 from supervisor_memreap.core.servers import signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.core.text import seconds
 
 _HOUR = 3600
 # What only a listener knows of a pool or of a worker.
@@ -138,9 +139,13 @@ def suspension(pool: Pool, state: PoolState, boot: float) -> SuspensionRow | Non
     needs_age, looked = suspended.needs_age, state.looked
     if needs_age is not None and looked is not None and pool.manager and pool.manager != suspended.manager:
         until = looked + needs_age - pool.manager_age
+    reason, by_change = suspended.text, following.ends_by_change(state)
+    if by_change is not None:
+        until = by_change
+        reason = f"its settings have changed, and it ends once they stay so for {seconds(policy.STABLE_SETTINGS)}"
     row: SuspensionRow = {
         "cause": suspended.cause.value,
-        "reason": suspended.text,
+        "reason": reason,
         "since": int(suspended.since + boot),
         "until": None if until is None else int(until + boot),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from supervisor_memreap.core.model import Standing
+from supervisor_memreap.core.model import ProgramState, Standing
 from supervisor_memreap.core.rows import OVER_LIMIT, HindranceRow, PoolRow, WorkerRow
 from supervisor_memreap.core.text import about, aligned, duration, memory, seconds
 from supervisor_memreap.outputs import words
@@ -117,6 +117,8 @@ def details(pool: PoolRow, has_commands: bool) -> Iterator[str]:
         yield words.paused(pool["name"], has_commands)
     if pool.get("not_visible"):
         yield f"not watched: {pool['not_visible']}"
+    if pool["state"] == ProgramState.FATAL:
+        yield "supervisord could not start it, and has given up: see the program's own log"
     unreadable, next_at_limit = pool.get("unreadable_workers"), pool.get("next_at_limit_seconds")
     if unreadable:
         yield _unreadable(pool, unreadable)
@@ -128,7 +130,11 @@ def _unreadable(pool: PoolRow, number: int) -> str:
     workers = len(pool["workers"])
     at_least = "" if number == workers else "at least "  # only one of them is tried, unless they may be over the limit
     # With another metric it is headroom or pressure for which the workers' own memory must be read.
-    metric, other = (pool["metric"], ", or set metric=rss") if pool["metric"] in ("uss", "pss") else ("uss", "")
+    metric, other = (
+        (pool["metric"], "; if it may signal them, metric=rss is enough")
+        if pool["metric"] in ("uss", "pss")
+        else ("uss", "")
+    )
     remedy = f"run memreap as their user or as root with CAP_SYS_PTRACE{other}"
     return f"{at_least}{number} of {workers} workers: no permission to read {metric}; {remedy}"
 

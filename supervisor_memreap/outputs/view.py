@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from supervisor_memreap import __version__
 from supervisor_memreap.core.command import chosen, means
 from supervisor_memreap.core.listeners import ListenerState
-from supervisor_memreap.core.model import UP, Standing
+from supervisor_memreap.core.model import UP, ProgramState, Standing
 from supervisor_memreap.core.rows import VERSION, ListenerRow, PoolRow, known
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.outputs import statustable, words
@@ -142,5 +142,6 @@ def unwatched(pools: Iterable[PoolRow]) -> list[PoolRow]:
 
 
 def is_well(pool: PoolRow) -> bool:
-    """Whether memreap works in this pool, as far as known: it is neither suspended nor blind, and no worker overdue."""
-    return not (pool.get("suspension") or pool.get("hindrance")) and pool["standing"] != Standing.BLIND
+    """Whether memreap works in this pool, as far as known: not FATAL, suspended or blind, and no worker overdue."""
+    bad = pool.get("suspension") or pool.get("hindrance") or pool["state"] == ProgramState.FATAL
+    return not bad and pool["standing"] != Standing.BLIND

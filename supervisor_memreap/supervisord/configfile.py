@@ -7,13 +7,14 @@ import difflib
 import errno
 import glob
 import io
+import math
 import os
 import platform
 import re
 import select
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
 # supervisor's parser, with its imports, takes 5 MB: it is imported where it is used. The listener reads apart.
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
-_OURS = re.compile(r"\[(memreap(?::[^]]+)?)\]")
+_HEADER = re.compile(rf"\[(memreap(?::[^]]+)?|(?:{'|'.join(_KINDS)}):[^]]+)\]")
 # The maximum number of processes of one program whose names are expanded.
 _MAX_PROCESSES = 10_000
 # Seconds for what another process writes to a pipe: the listener waits for it at each look.
 _PIPE = 2.0
+# Seconds that a process may take to read it all, for which a look waits. It takes 0.06 s.
+_PATIENCE = 5.0
+# Seconds after which a file with an error is read again though it has not changed: each time costs 58 ms of CPU.
+_AGAIN = 30.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Contents:
     sections: Sections = field(default_factory=dict)
     """By name; that of `[memreap]` is ''."""
     warnings: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    """Sections of supervisor that stand twice, a line each: supervisord merges them without a word."""
     server: dict[str, str] = field(default_factory=dict)
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
     logfile: str = ""
@@ -200,38 +207,45 @@ class ConfigFile:
     def __init__(self, path: str):
         self.path = path
         self._patterns: list[str] = []
-        self._read: dict[str, tuple[int, ...]] | None = None
-        """What was last read whole: each file as it was right before it was read."""
+        self._read: dict[str, tuple[int, ...]] = {}
+        """What was last read: each file as it was right before it was read."""
+        self._again = 0.0
+        """When an unchanged file is read again (monotonic), since it could not be read."""
 
     def has_changed(self) -> bool:
-        """Whether the file, an included one, or the list of included ones is not as it was last read whole."""
-        return self._read != {path: _stat(path) for path in self.files()}
+        """Whether the file, an included one, or the list of included ones is not as it was last read.
+
+        Also now and then while it has an error: that of a pipe or of a missing parser may end without a change.
+        """
+        return time.monotonic() >= self._again or self._read != {path: _stat(path) for path in self.files()}
 
     def files(self) -> tuple[str, ...]:
         """Its own path, and those of what it includes."""
         return (self.path, *self._included())
 
     def read(self) -> Contents:
-        """Raises SettingsError: one line with the file and the cause; then `has_changed` stays true."""
+        """Raises SettingsError: one line with the file and the cause."""
         contents = Contents(main=self.path)
         self._patterns = []
-        self._read = None
-        seen = {self.path: _stat(self.path)}
+        self._note([self.path])
         headers: dict[str, list[str]] = {}
+        written: dict[str, dict[str, str]] = {}
         main = _parse(self.path, headers)
-        self._add(self.path, main, contents)
+        self._add(self.path, main, contents, written)
         if main.has_section("include"):
             files = _get(main, "include", "files", self.path) if main.has_option("include", "files") else ""
             base = os.path.dirname(self.path)
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
-        for path in self._included():
-            seen[path] = _stat(path)
-            self._add(path, _parse(path, headers), contents)
-        contents.warnings += _repeated(headers)
-        self._read = seen
+        included = {path: _stat(path) for path in self._included()}
+        self._read.update(included)
+        for path in included:
+            self._add(path, _parse(path, headers), contents, written)
+        for section, line in _repeated(headers):
+            (contents.warnings if section.startswith("memreap") else contents.repeated).append(line)
+        self._again = math.inf
         return contents
 
-    def read_apart(self) -> Contents:
+    def read_apart(self, patience: float = _PATIENCE) -> Contents:
         """As `read`, in a process of its own. Raises SettingsError."""
 
         def read() -> tuple[Contents | SettingsError, dict[str, Any]]:
@@ -240,17 +254,28 @@ class ConfigFile:
             except SettingsError as error:
                 return error, self.__dict__
 
-        contents, after = apart.made_or_here(read)
+        try:
+            contents, after = apart.made_or_here(read, patience)
+        except TimeoutError as error:
+            self._note(self.files())
+            raise SettingsError(f"{self.path}: cannot be read: {error.strerror}") from None
         self.__dict__.update(after)
         if isinstance(contents, SettingsError):
             raise contents
         return contents
 
+    def _note(self, paths: Iterable[str]) -> None:
+        """That these files are read now, as they are."""
+        self._read = {path: _stat(path) for path in paths}
+        self._again = time.monotonic() + _AGAIN
+
     def _included(self) -> Iterator[str]:
         for pattern in self._patterns:
             yield from sorted(glob.glob(pattern))
 
-    def _add(self, path: str, parser: UnhosedConfigParser, contents: Contents) -> None:
+    def _add(
+        self, path: str, parser: UnhosedConfigParser, contents: Contents, written: dict[str, dict[str, str]]
+    ) -> None:
         for section in parser.sections():
             kind, _, name = section.partition(":")
             if section == "supervisorctl":
@@ -258,6 +283,9 @@ class ConfigFile:
             elif section == "supervisord":
                 contents.logfile, contents.pidfile = (_path(parser, key) for key in ("logfile", "pidfile"))
             elif kind in _KINDS:
+                if kind != "ctlplugin":  # of which supervisorctl reads those of the main file alone
+                    _merge(parser, section, written)
+                    contents.others = [each for each in contents.others if (each.kind, each.name) != (kind, name)]
                 contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
@@ -284,6 +312,16 @@ def _path(parser: UnhosedConfigParser, key: str) -> str:
         return str(parser.saneget("supervisord", key, default=""))
     except ValueError:
         return ""  # supervisord itself does not start with it
+
+
+def _merge(parser: UnhosedConfigParser, section: str, written: dict[str, dict[str, str]]) -> None:
+    """Add the keys that earlier files have in this section, as supervisord does: of a key in both the later counts."""
+    merged, here = written.setdefault(section, {}), str(parser.expansions["here"])
+    for key, value in parser.items(section, raw=True):
+        if key not in parser.defaults():
+            merged[key] = value.replace("%(here)s", here)
+    for key, value in merged.items():
+        parser.set(section, key, value)
 
 
 def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
@@ -324,7 +362,7 @@ def _stat(path: str) -> tuple[int, ...]:
 
 
 def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
-    """The file; adds to `headers` where each of our sections begins, which a parser merges without a word."""
+    """The file; adds to `headers` where each section begins, which a parser merges without a word."""
     try:
         from supervisor.options import UnhosedConfigParser
     except ImportError as error:  # as while it is upgraded: the listener goes on with the settings that it has
@@ -342,7 +380,7 @@ def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
     except configparser.Error as error:
         raise SettingsError(f"{path}: {_one_line(error)}") from None
     for number, line in enumerate(text.splitlines(), 1):
-        header = _OURS.match(line)
+        header = _HEADER.match(line)
         if header:
             headers.setdefault(header[1], []).append(f"{path} line {number}")
     return parser
@@ -377,13 +415,16 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _repeated(headers: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """The sections that stand twice, and where."""
+def _repeated(headers: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """The sections that stand twice, each with a line that says where."""
     for section, found in headers.items():
         places = list(dict.fromkeys(found))  # a file may be included by two patterns
         if len(places) > 1:
             where = f"{', '.join(places[:-1])} and {places[-1]}"
-            yield f"[{quote(section)}] appears at {where}: of a key in both the last one counts; keep one section"
+            yield (
+                section,
+                f"[{quote(section)}] appears at {where}: of a key in both the last one counts; keep one section",
+            )
 
 
 def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
