@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from support import stack
+from support.driver import until
 
 WORKERS = 4
 # The number of workers of an elastic pool while there is little to do, and the largest: more than twice as many, so
@@ -384,3 +386,22 @@ def in_front_of(programs: dict[str, Server], where: Path) -> Path:
 def kept(server: Server, pool: stack.Pool) -> stack.Pool:
     """The same pool, by an address at which connections to its workers are kept, if the client wants that."""
     return pool.another("kept") if server.front else pool
+
+
+def request_until(pool: stack.Pool, holds: Callable[[], bool]) -> None:
+    """Ask so that its manager forks as many workers as it may: each request keeps one of them for a while."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            pool.ask("s=0.3")
+
+    threads = [threading.Thread(target=ask) for _ in range(MOST)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(holds)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
