@@ -28,7 +28,8 @@ def complaints(pool: stack.Pool) -> list[str]:
 
 def request_in_parallel(pool: stack.Pool) -> None:
     """Until the manager has forked as many workers as it may."""
-    servers.request_until(pool, lambda: len(pool.workers()) == MOST)
+    with servers.requests(pool, 0.3):
+        until(lambda: len(pool.workers()), MOST)
 
 
 def test_php_fpm_that_forks_on_demand_may_be_empty_and_its_last_worker_is_replaced_when_a_client_asks(where):

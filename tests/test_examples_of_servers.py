@@ -206,8 +206,8 @@ def grown() -> Iterator[dict[str, Grown]]:
 
 @pytest.fixture(scope="module")
 def stopped(grown: dict[str, Grown]) -> dict[str, Future[None]]:
-    """Whether each program finished its request: it is stopped while it answers, four at a time."""
-    with ThreadPoolExecutor(4) as threads:
+    """Whether each program finished its request: it is stopped while it answers, eight at a time."""
+    with ThreadPoolExecutor(8) as threads:
         return {name: threads.submit(stop_while_it_answers, each) for name, each in grown.items()}
 
 
@@ -215,10 +215,12 @@ def stopped(grown: dict[str, Grown]) -> dict[str, Future[None]]:
 def test_the_worker_that_grows_is_replaced(grown, name):
     servers.skip_without(RUNS[name].server)
     pool, before, pid = grown[name]
-    reap = eventually(lambda: assert_reaped(pool, pid))
+    reap = reap_of(pool, pid)
     assert re.search(r"limit 150 MiB: \w+ sent between two requests$", reap["message"])
     if RUNS[name].is_elastic:
-        servers.request_until(pool, lambda: bool(pool.workers() - before))
+        if not pool.workers() - before:
+            with servers.requests(pool, 0.3):
+                until(lambda: pool.workers() - before)
         assert pid not in pool.workers()
     else:
         assert before - eventually(lambda: assert_all_are_there(pool, name)) == {pid}
@@ -233,7 +235,7 @@ def test_a_program_that_is_stopped_finishes_its_requests(stopped, name):
 def stop_while_it_answers(grown: Grown) -> None:
     """Raises what comes instead of a whole answer."""
     pool, _, pid = grown
-    eventually(lambda: assert_reaped(pool, pid))
+    reap_of(pool, pid)
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(pool.ask, "mb=40&s=1")
         until(lambda: pool.largest() > 40)  # it does so before it sleeps
@@ -241,9 +243,14 @@ def stop_while_it_answers(grown: Grown) -> None:
         answer.result()
 
 
+def reap_of(pool: stack.Pool, pid: int) -> dict[str, Any]:
+    """The threads of a worker of uWSGI take turns only while there are requests."""
+    with servers.requests(pool, 0.05):
+        return eventually(lambda: assert_reaped(pool, pid))
+
+
 def assert_reaped(pool: stack.Pool, pid: int) -> dict[str, Any]:
-    """This worker, and no other one. Each look asks once: uWSGI's threads take turns only where there are requests."""
-    pool.ask()
+    """This worker, and no other one."""
     events = [event for event in stack.announced(pool.directory) if event["pool"] == pool.name]
     assert [(event["event"], event["pid"]) for event in events] == [("reap", pid), ("left", pid)]
     return events[0]

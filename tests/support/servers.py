@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from support import stack
-from support.driver import until
 
 WORKERS = 4
 # The number of workers of an elastic pool while there is little to do, and the largest: more than twice as many, so
@@ -388,19 +387,20 @@ def kept(server: Server, pool: stack.Pool) -> stack.Pool:
     return pool.another("kept") if server.front else pool
 
 
-def request_until(pool: stack.Pool, holds: Callable[[], bool]) -> None:
-    """Ask so that its manager forks as many workers as it may: each request keeps one of them for a while."""
+@contextlib.contextmanager
+def requests(pool: stack.Pool, seconds: float) -> Iterator[None]:
+    """MOST clients ask without pause: each request keeps a worker for so long."""
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            pool.ask("s=0.3")
+            pool.ask(f"s={seconds}")
 
     threads = [threading.Thread(target=ask) for _ in range(MOST)]
     for thread in threads:
         thread.start()
     try:
-        until(holds)
+        yield
     finally:
         stop.set()
         for thread in threads:
