@@ -15,6 +15,8 @@ from support import sawtooth, stack
 from support import servers as set_ups
 from support.inprocess import memreap
 from test_core_events import EXAMPLES
+from test_examples_of_servers import EXAMPLES as EXAMPLES_OF_SERVERS
+from test_examples_of_servers import RUNS, parts
 from test_layers import LAYERS
 
 from supervisor_memreap.advice.evidence import Kind as GrowthKind
@@ -376,6 +378,43 @@ def test_each_example_of_a_server_has_one_of_its_signals_and_each_way_of_its_own
             assert set(chosen) <= set(quoted(signals)), path
     assert {name for name, (*_, off, _) in rows.items() if off} >= {*recycling._FINDERS, "Starman"}
     assert set(quoted(rows["uWSGI"][-2])) == set(recycling._UWSGI)
+
+
+def test_the_page_names_the_variants_that_each_example_of_a_server_has():
+    cells = [examples for *_, examples in table_of_servers("## Servers").values()]
+    links = re.findall(r"conf\.d-examples/([\w-]+)\.conf\)(?: \((.*?)\))?", " ".join(cells))
+    for file in EXAMPLES_OF_SERVERS:
+        named = [name for link, names in links if link == file for name in names.split(", ") if name]
+        _, variants = parts(file)
+        # Without the name of the server.
+        assert sorted(named) == sorted(re.sub(r"^(Apache prefork|\S+) (with )?", "", name) for name in variants), file
+
+
+def test_each_server_that_is_accepted_and_each_set_up_that_was_measured_has_an_example_that_is_run():
+    rows = table_of_servers("## Servers")
+    assert [name for name, cells in rows.items() if "](" not in cells[-1]] == ["gunicorn of an unknown worker class"]
+    measured = {each.name for each in (*set_ups.SERVERS, *set_ups.ELASTIC)}
+    # test_examples.py runs those of FCGI::ProcManager.
+    assert {name for name in measured - {*RUNS} if not name.startswith("FCGI::ProcManager")} == set()
+
+
+def test_each_worker_class_of_gunicorn_that_is_accepted_has_an_example_that_is_run():
+    section = after("docs/servers.md", "\n## gunicorn's worker classes\n", r"\n## ")
+    classes = re.findall(r"^- `(\w+)`(?: and `(\w+)`)?", section, re.MULTILINE)
+    classes.append(quoted(after("docs/servers.md", "\n| gunicorn (", r"\)")))
+    refused = {line.name for line in servers.LINES if line.graceful == ()}
+    accepted = {f"gunicorn {name}" for pair in classes for name in pair if name} - refused
+    assert accepted >= {"gunicorn sync", "gunicorn gevent", "gunicorn gevent_pywsgi", "gunicorn gthread"}
+    assert accepted - {*RUNS} == set()
+
+
+def test_each_server_that_ends_idle_workers_has_an_example_of_that_which_is_run():
+    elastic = " ".join(name for name, run in RUNS.items() if run.is_elastic)
+    managers = after("docs/servers.md", "\n## Pools that grow and shrink\n\n", " end idle workers")
+    for manager, _, modes in (each.partition(" with ") for each in re.split(", | and ", managers)):
+        # CPAN alone has FCGI::ProcManager::Dynamic.
+        assert manager in elastic or manager == "FCGI::ProcManager::Dynamic"
+        assert [mode for mode in spans(modes) if mode not in elastic] == []
 
 
 @pytest.mark.parametrize("server", servers.SERVERS, ids=lambda server: server.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -28,22 +27,9 @@ def complaints(pool: stack.Pool) -> list[str]:
 
 
 def request_in_parallel(pool: stack.Pool) -> None:
-    """Ask until the manager has forked as many workers as it may: each request keeps one of them for a while."""
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            pool.ask("s=0.3")
-
-    threads = [threading.Thread(target=ask) for _ in range(MOST)]
-    for thread in threads:
-        thread.start()
-    try:
+    """Until the manager has forked as many workers as it may."""
+    with servers.requests(pool, 0.3):
         until(lambda: len(pool.workers()), MOST)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_php_fpm_that_forks_on_demand_may_be_empty_and_its_last_worker_is_replaced_when_a_client_asks(where):

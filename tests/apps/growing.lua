@@ -11,10 +11,10 @@ end
 function handle(r)
     local query = r:parseargs()
     if query.mb then
-        table.insert(kept, string.rep('x', query.mb * 1024 * 1024))
+        table.insert(kept, string.rep(string.rep('x', 1024 * 1024), query.mb)) -- by bytes, 160 MB would take 2 s
     end
     if query.kb then
-        table.insert(kept, string.rep('x', query.kb * 1024))
+        table.insert(kept, string.rep(string.rep('x', 1024), query.kb))
     end
     if query.s then
         r.usleep(query.s * 1000000)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -384,3 +385,23 @@ def in_front_of(programs: dict[str, Server], where: Path) -> Path:
 def kept(server: Server, pool: stack.Pool) -> stack.Pool:
     """The same pool, by an address at which connections to its workers are kept, if the client wants that."""
     return pool.another("kept") if server.front else pool
+
+
+@contextlib.contextmanager
+def requests(pool: stack.Pool, seconds: float) -> Iterator[None]:
+    """MOST clients ask without pause: each request keeps a worker for so long."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            pool.ask(f"s={seconds}")
+
+    threads = [threading.Thread(target=ask) for _ in range(MOST)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
