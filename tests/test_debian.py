@@ -42,7 +42,7 @@ def test_the_debian_package_is_built_installed_run_and_purged():
         old = build(where)
         new = with_version(old, where, "9.9.9")
         assert_files_in_debian_places(old)
-        with alone():
+        with accepted_by_lintian(old, where), alone():
             services = running_services()
             with installed(old) as files:
                 assert_usable_at_once()
@@ -124,6 +124,20 @@ def assert_files_in_debian_places(package: Path) -> None:
     assert [file for file in files if elsewhere.match(file)] == []
     fields = system("dpkg-deb", "--field", str(package), "Depends").stdout
     assert {"supervisor", "python3-psutil"} <= set(re.findall(r"[a-z0-9-]+", fields))
+
+
+@contextlib.contextmanager
+def accepted_by_lintian(package: Path, where: Path) -> Iterator[None]:
+    """Where it is installed. It reads the package for some seconds, beside what is done with it meanwhile."""
+    if not shutil.which("lintian", path=SYSTEM):
+        yield
+        return
+    command = ("lintian", "--fail-on", "error,warning", str(package))
+    environment = {**os.environ, "PATH": SYSTEM, "TMPDIR": str(where)}  # it leaves a file there
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as lintian:
+        yield
+        said = lintian.communicate()[0]
+    assert lintian.returncode == 0, said
 
 
 @contextlib.contextmanager
