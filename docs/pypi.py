@@ -15,12 +15,14 @@ ROOT = Path(__file__).parent.parent
 README, SETUP = ROOT / "README.md", ROOT / "setup.cfg"
 # A picture or a link whose target is a file of the repository: neither a URL nor a heading of the page itself.
 _LINK = re.compile(r"(!?)(\[[^\]]*\])\((?![a-z]+:|#)([^)\s]+)\)")
+_NOT_YET = " It is not on PyPI yet."
 
 
 def absolute(text: str, url: str, version: str) -> str:
     """With each link to the file at that version; a picture's to the file as it is, not to the page that shows it."""
     return _LINK.sub(
-        lambda found: f"{found[1]}{found[2]}({url}/{'raw' if found[1] else 'blob'}/{version}/{found[3]})", text
+        lambda found: f"{found[1]}{found[2]}({url}/{'raw' if found[1] else 'blob'}/{version}/{found[3]})",
+        text.replace(_NOT_YET, ""),
     )
 
 

@@ -123,6 +123,7 @@ def test_on_pypi_each_link_of_the_readme_leads_to_the_repository():
     paths = [re.sub(f"^{url}/(?:raw|blob)/v1/|#.*", "", target) for target in targets if target.startswith(url)]
     assert [path for path in paths if not (stack.ROOT / path).exists()] == []
     assert pypi.absolute(text, url, "v1") == text
+    assert "not on PyPI" not in text
 
 
 def test_a_release_names_the_pages_of_the_project_and_whom_to_write_to():
