@@ -189,10 +189,10 @@ def assert_usable_at_once() -> None:
 def go_through(where: Path, new: Path) -> None:
     """As in docs/install.md, with the supervisord and configuration of Debian, except for the paths."""
     (where / "conf.d").mkdir()
-    plain = Path("/etc/supervisor/supervisord.conf").read_text()
+    plain = Path("/etc/supervisor/supervisord.conf").read_text().replace("/var/run/", "/run/")  # as 4.3.0-2 has it
     for path, replacement in {
-        "/var/run/supervisor.sock": "s.sock",
-        "/var/run/supervisord.pid": "s.pid",
+        "/run/supervisor.sock": "s.sock",
+        "/run/supervisord.pid": "s.pid",
         "/var/log/supervisor/supervisord.log": "s.log",
         "/var/log/supervisor": "",
         "/etc/supervisor/conf.d": "conf.d",
