@@ -15,4 +15,4 @@ One way, on each TICK that supervisord sends to the listener:
 Nothing in `core` knows a process, a clock or a file.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

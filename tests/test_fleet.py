@@ -254,6 +254,11 @@ def test_the_dashboard_lists_the_existing_hosts_and_pools(prometheus):
     assert offered == {"instance": [prometheus.listener], "pool": ["deaf", "myapp", "seen"]}
 
 
+def test_the_page_of_the_dashboard_has_each_panel_in_its_order():
+    page = (FLEET / "README.md").read_text().partition("| panel | look here if |")[2]
+    assert re.findall(r"(?m)^\| (.+?) \| ", page) == [panel["title"] for panel in DASHBOARD["panels"]]
+
+
 def test_grafana_can_import_the_dashboard():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids)) > 10

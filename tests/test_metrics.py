@@ -252,8 +252,9 @@ def test_garbage_on_the_port_does_no_harm(metrics):
         with hanging_connection(metrics.port, b"") as connection, contextlib.suppress(OSError):
             connection.sendall(say)
             connection.recv(100)
-    with pytest.raises(urllib.error.HTTPError):
+    with pytest.raises(urllib.error.HTTPError) as refused:
         metrics.scrape(query="/../" + "x" * 70000)
+    refused.value.close()
     assert_scraped(metrics, "memreap_build_info")
 
 

@@ -81,6 +81,8 @@ def test_all_files_agree_with_setup_cfg_about_the_supported_pythons():
     assert setup()["options"]["python_requires"] == f">=3.{oldest}"
     assert f'target-version = "py3{oldest}"' in (stack.ROOT / "pyproject.toml").read_text()
     assert f"needs Python 3.{oldest} to 3.{newest}, supervisor" in (stack.ROOT / "README.md").read_text()
+    (matrix,) = re.findall(r"^ +python: \[(.*)\]$", (stack.ROOT / ".github/workflows/ci.yml").read_text(), re.MULTILINE)
+    assert matrix == ", ".join(f'"3.{minor}"' for minor in minors())
 
 
 def test_the_test_script_reads_the_versions_from_setup_cfg():
@@ -121,6 +123,25 @@ def test_on_pypi_each_link_of_the_readme_leads_to_the_repository():
     paths = [re.sub(f"^{url}/(?:raw|blob)/v1/|#.*", "", target) for target in targets if target.startswith(url)]
     assert [path for path in paths if not (stack.ROOT / path).exists()] == []
     assert pypi.absolute(text, url, "v1") == text
+    assert "not on PyPI" not in text
+
+
+def test_a_release_names_the_pages_of_the_project_and_whom_to_write_to():
+    url = "https://example.org/owner/name"
+    text = pypi.with_addresses((stack.ROOT / "setup.cfg").read_text(), url, "v1", "us@example.org")
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    metadata, before = dict(parser["metadata"]), dict(setup()["metadata"])
+    added = {key: metadata.pop(key) for key in metadata.keys() - before.keys()}
+    assert (metadata, added.pop("author_email")) == (before, "us@example.org")
+    assert {found.rpartition("/v1/")[2] for found in re.findall(rf"= {url}(\S*)", added.pop("project_urls"))} == {
+        "",
+        "docs/index.md",
+        "CHANGES.md",
+        "/issues",
+    }
+    assert added == {}
+    assert pypi.with_addresses(text, url, "v1", "us@example.org") == text
 
 
 def test_the_two_commands_in_the_readme_are_those_of_ci():

@@ -22,6 +22,7 @@ from supervisor_memreap.listener import slowoutputs
 
 README = stack.ROOT / "README.md"
 PAGES = [README, *sorted((stack.ROOT / "docs").glob("*.md"))]
+DASHBOARD = stack.ROOT / "docs/fleet/README.md"
 RESULTS = sorted((stack.ROOT / "benchmarks/results").glob("*.md"))
 CONTROL = re.findall(r"^memreap (\w+)", HELP, re.MULTILINE)
 # What ps shows, as of a command.
@@ -49,7 +50,7 @@ def anchors(page: Path) -> set[str]:
     return {f"{name}-{number}" if number else name for name, count in found.items() for number in range(count)}
 
 
-@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda path: path.name)
+@pytest.mark.parametrize("page", [*PAGES, DASHBOARD, *RESULTS], ids=lambda path: path.name)
 def test_each_link_leads_to_a_file_and_a_heading(page):
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose(page))):

@@ -46,7 +46,7 @@ def row(way: str, load: peers_ways.Load = BUSY, **changes: object) -> peers_repo
         "lost": {},
         "took": {"40": 900, "50": 99, "80": 1},
         "at": "2026-01-02 03:04:05",
-        "versions": {"memreap": "0.1.0", "gunicorn sync": "27.0.1"},
+        "versions": {"memreap": "1.0.0", "gunicorn sync": "27.0.1"},
         "machine": "2 of a model",
         **changes,
     }

@@ -352,8 +352,10 @@ def assert_children(number: int, before: set[psutil.Process]) -> None:
 
 
 def in_asyncio(listening: socket.socket) -> None:
+    kept = []  # a writer that nothing refers to closes its connection
+
     async def serve() -> None:
-        await asyncio.start_server(lambda _reader, _writer: None, sock=listening)
+        await asyncio.start_server(lambda *streams: kept.append(streams), sock=listening)
         await asyncio.Event().wait()
 
     asyncio.run(serve())

@@ -45,7 +45,7 @@ def row(moment: str, lost: dict[str, int], **changes: object) -> servers_report.
         **dict.fromkeys(("signalled", "gone", "replaced", "serving"), times),
         "took": {"40": 900, "50": 99, "80": 1},
         "at": "2026-01-02 03:04:05",
-        "versions": {"memreap": "0.1.0", SERVER: "8.2"},
+        "versions": {"memreap": "1.0.0", SERVER: "8.2"},
         "machine": "2 of a model",
         **changes,
     }
@@ -121,7 +121,7 @@ def test_the_page_has_the_losses_the_times_and_the_effect_on_clients():
     assert f"{start} boundary | 0.01, 0.20 | 0.01, 0.20 | 0.01, 0.20 | 3.0 MiB |" in page
     assert f"{start} seen idle | never | never | never | over 128 MiB |" in page
     assert f"{start} 40, 40, 45 | 40, 50, 80 | 100 of 1,000 | 35 ms |" in page
-    assert "Measured on 2026-01-02: memreap 0.1.0, php-fpm 8.2; 2 of a model." in page
+    assert "Measured on 2026-01-02: memreap 1.0.0, php-fpm 8.2; 2 of a model." in page
     assert "0 of 300 says, at 95 %, that fewer than 1.0% of the signals lose a request" in page
 
 

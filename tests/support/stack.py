@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 import xmlrpc.client
 import zipfile
@@ -124,9 +125,13 @@ class Pool:
         """The pid of the worker that answered, and its answer; raises OSError for all but a whole 200."""
         url = f"http://127.0.0.1:{self.port}/{self.name}/?{query}"
         request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            assert answer.status == 200
-            return int(answer.headers["X-Worker"]), answer.read()
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert answer.status == 200
+                return int(answer.headers["X-Worker"]), answer.read()
+        except urllib.error.HTTPError as error:
+            error.close()  # it has the connection
+            raise
 
     def grow(self, count: int, mb: int) -> set[int]:
         """Let `count` workers grow by `mb` MB, each busy while the others are asked; returns their pids.
