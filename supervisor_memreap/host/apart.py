@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 MadeT = TypeVar("MadeT")
 
@@ -22,10 +22,7 @@ def made_or_here(make: Callable[[], MadeT]) -> MadeT:
 
 def made(make: Callable[[], MadeT]) -> MadeT:
     """What it returns, made in a child process; here if there can be none. Raises its errors, and ChildProcessError."""
-    # In the process for the history, only when it is used.
-    import pickle
-
-    from supervisor_memreap.host import forked
+    import pickle  # in the process for the history, only when it is used
 
     try:
         with contextlib.ExitStack() as opened:
@@ -37,18 +34,7 @@ def made(make: Callable[[], MadeT]) -> MadeT:
     except OSError:
         return make()
     if child == 0:
-        try:
-            ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-            forked.settle("memreap apart", (writable,), ended, with_parent=True)
-            try:
-                result: object = make()
-            except Exception as error:
-                result = error
-            data = pickle.dumps(result)
-            with open(writable, "wb") as file:
-                file.write(data)
-        finally:
-            os._exit(0)
+        _run(make, writable)
     os.close(writable)
     with open(readable, "rb") as file:
         data = file.read()
@@ -61,3 +47,22 @@ def made(make: Callable[[], MadeT]) -> MadeT:
     if isinstance(answer, Exception):
         raise answer
     return cast("MadeT", answer)
+
+
+def _run(make: Callable[[], object], writable: int) -> NoReturn:
+    import pickle
+
+    from supervisor_memreap.host import forked
+
+    try:
+        ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        forked.settle("memreap apart", (writable,), ended, with_parent=True)
+        try:
+            result = make()
+        except Exception as error:
+            result = error
+        data = pickle.dumps(result)
+        with open(writable, "wb") as file:
+            file.write(data)
+    finally:
+        os._exit(0)
