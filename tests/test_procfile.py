@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.host import forked, lock, procfile, signalling
+from supervisor_memreap.host import boundary, forked, lock, procfile, signalling
 from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Source
@@ -48,6 +48,9 @@ def test_of_a_process_that_has_ended_each_answer_is_that(view, gone):
         with pytest.raises(ProcessLookupError):
             ask(gone)
     assert signalling.may_signal(ProcessId(gone, 1.0))
+    assert boundary.is_zombie(gone)
+    with pytest.raises(ProcessLookupError):
+        boundary.tgkill(gone, gone, 0)
 
 
 def test_where_a_process_holds_nothing_there_its_memory_is_empty():
