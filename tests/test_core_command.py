@@ -11,7 +11,10 @@ from supervisor_memreap.core.carryout import carry_out, carry_out_in_all
 from supervisor_memreap.core.command import (
     Command,
     CommandError,
+    UnknownName,
+    chosen,
     id_of,
+    means,
     named,
     parse,
     unknown,
@@ -295,3 +298,16 @@ def test_the_largest_worker_is_the_one_that_uses_most_not_the_one_that_may():
 def test_a_roll_of_one_pool_without_workers_is_refused_with_its_state():
     with pytest.raises(CommandError, match="b has no workers: it is STOPPED"):
         carry_out_in_all(parse("roll b"), {"b": (Pool("b", "STOPPED"), PoolState())})
+
+
+def test_names_choose_among_the_pools_in_their_order_and_without_names_all_are_chosen():
+    pools = ["shop:web", "myapp", "shop:api"]
+    assert chosen([], pools) == pools
+    assert chosen(["myapp", "shop:*"], pools) == pools
+    assert chosen(["api", "web"], pools) == ["shop:web", "shop:api"]
+    assert [means(names, "myapp") for names in ([], ["shop"], ["shop", "myapp"])] == [True, False, True]
+
+
+def test_a_name_that_chooses_nothing_is_refused_though_others_choose_something():
+    with pytest.raises(UnknownName, match="no program 'myap' in supervisord; there are: myapp"):
+        chosen(["myapp", "myap"], ["myapp"], "in supervisord", "program")

@@ -90,6 +90,7 @@ def test_a_pool_that_is_idle_now_and_then_logs_at_most_two_lines_in_10_minutes()
     [
         (Result.NOT_PERMITTED, Kind.NOT_PERMITTED, "no permission to signal them"),
         (Result.CHANGED, Kind.CHANGED, "a worker, or the loop it waits in, changed after it was measured"),
+        (Result.NOT_SHARED, Kind.NOT_SHARED, "let the manager open one socket for all of them"),
         (Result.FAILED, Kind.OUT_OF_RESOURCES, "out of resources"),
         (
             Result.BUSY,
@@ -433,8 +434,7 @@ def test_another_hindrance_takes_the_place_of_the_first_and_the_delay_goes_on():
 def test_while_a_pool_settles_the_hindrance_says_whether_a_replacement_has_come(replaced_by, missing):
     gone = Reap(ProcessId(11, BOOT), BOOT, frozenset(), left=BOOT + 1, replaced_by=replaced_by and ProcessId(12, BOOT))
     film = Film()
-    look = policy.Look(Pool("myapp", "RUNNING"), film.settings, PoolState(reap=gone))
-    why = delay._leaving(look, BOOT + 2)
+    why = delay._leaving(gone, film.settings, BOOT + 2)
     assert why
     assert (why.kind, missing in why.text) == (Kind.SETTLING, True)
 

@@ -6,7 +6,7 @@ import pytest
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.hindrance import GROUP, of_attempt
-from supervisor_memreap.core.model import HOST, Holder, Nested, ProcessId, Result, SentMoment, WorkerDetail
+from supervisor_memreap.core.model import HOST, Holder, Nested, ProcessId, Program, Result, SentMoment, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit, Requested, ShortOfHeadroom, TooOld
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Kind, Shortage
@@ -389,3 +389,10 @@ def test_time_is_written_with_its_unit(duration, text):
 def test_a_quotation_has_at_most_100_characters():
     assert quote("x" * 100) == "x" * 100
     assert quote("x" * 101) == "x" * 97 + "..."
+
+
+def test_names_that_no_program_has_are_said_with_those_that_there_are():
+    programs = [Program("g", "web", "RUNNING", 7), Program("cat", "cat", "RUNNING", 8)]
+    missing = events.ProgramsMissing.of(["x"], programs, 9.0)
+    assert missing == events.ProgramsMissing("", 9.0, ("x",), ("cat", "g:web"))
+    assert events.ProgramsMissing.of([], programs, 9.0) is None

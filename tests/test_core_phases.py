@@ -183,3 +183,27 @@ def test_what_differs_in_the_population_alone_is_saved():
 @pytest.mark.parametrize(("replaces", "is_kept"), [(False, True), (True, False), (None, False)])
 def test_that_a_manager_does_not_replace_its_workers_is_kept(replaces, is_kept):
     assert is_worth_keeping(replace(PoolState(), population=Population(replaces=replaces))) is is_kept
+
+
+def test_the_settings_of_a_version_with_other_keys_count_as_changed():
+    saved = encode(PoolState(settings=SETTINGS))
+    assert decode(saved).settings == SETTINGS
+    assert decode({**saved, "settings": {**saved["settings"], "colour": "red"}}).settings is None
+
+
+def test_an_attempt_that_ended_without_a_word_counts_as_signalled_and_a_state_without_one_stays():
+    after = policy.unknown(PoolState(reap=a_reap(Phase.ATTEMPTED)), 9.0)
+    assert after.reap == replace(a_reap(Phase.SIGNALLED), since=9.0, is_sent=False)
+    for other in (PoolState(), PoolState(reap=a_reap(Phase.GONE))):
+        assert policy.unknown(other, 9.0) is other
+
+
+def test_a_worker_that_cannot_be_forced_before_the_state_is_saved_is_not_forced_until_then():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    film.look({11: 300, 12: 40})
+    due = film.look({11: 300, 12: 40}, after=SETTINGS.grace)
+    assert due.force
+    film.state = policy.force_later(film.state, film.now)
+    assert film.look({11: 300, 12: 40}).force is None
+    film.state = replace(film.state, is_unsaved=False)
+    assert film.look({11: 300, 12: 40}).force

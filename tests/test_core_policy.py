@@ -1354,6 +1354,15 @@ def test_a_restart_of_the_whole_group_clears_a_suspension_and_reported_states():
     assert (verdict.events, verdict.standing) == ((Resumed(*STAMP, "all of its processes are new"),), "quiet")
 
 
+def test_a_restart_of_a_group_that_is_not_suspended_is_no_event():
+    film = single()
+    film.look({11: 40, 12: 40})
+    film.look({})
+    film.fork(13, 14)
+    verdict = film.look({13: 40, 14: 40})
+    assert (verdict.events, verdict.standing, film.state.started_over) == ((), "quiet", ())
+
+
 def test_replacing_one_worker_is_not_a_restart_of_its_group():
     film = single(replace(SELF, min_age=1))
     pid = 11

@@ -18,6 +18,7 @@ from supervisor_memreap.core.servers import (
     named,
     permits,
     recognise,
+    script,
     server_of,
     signal_for,
     signal_while_busy,
@@ -303,3 +304,17 @@ def test_a_worker_is_not_signalled_if_its_loop_has_turned_out_to_be_one_that_per
 
 def test_of_other_servers_no_loop_is_read_again():
     assert permits("uWSGI", lambda: pytest.fail("it was read"))
+
+
+@pytest.mark.parametrize(
+    ("comm", "argv", "runs"),
+    [
+        ("nginx", ["nginx: worker process"], "nginx"),
+        ("perl", ["/usr/bin/perl", "-I", "lib", "-w", "script/myapp_fastcgi.pl", "-n", "5"], "myapp_fastcgi.pl"),
+        ("python3.11", ["python3.11", "-m", "gunicorn"], "gunicorn"),
+        ("perl", ["perl", "-e", "sleep"], None),
+        ("ruby", ["ruby", " "], None),
+    ],
+)
+def test_a_process_runs_its_own_program_or_the_script_of_its_interpreter(comm, argv, runs):
+    assert script(comm, argv) == runs

@@ -383,3 +383,8 @@ def test_a_worker_that_waits_for_a_lock_serves_only_where_its_server_takes_turns
     pool = Pool("myapp", "RUNNING", manager=MANAGER, workers=(worker,))
     sorted_out = serving.sort_out(pool, {worker.id: TURN}, True, lambda: takes_turns)
     assert judged(sorted_out) == {11: None if takes_turns else False}
+
+
+def test_where_nothing_had_to_be_read_the_pool_is_as_it_was():
+    before = replace(children(SERVES), sharing=Sharing.SHARED)
+    assert serving.sort_out(before, {}, is_shared=True) == before

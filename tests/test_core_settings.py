@@ -26,6 +26,7 @@ from supervisor_memreap.core.settings import (
     SettingsError,
     field_of,
     has_reason,
+    overlay,
     parse_name_size,
     resolve,
     shown,
@@ -495,3 +496,48 @@ def test_limits_in_a_command_become_sections():
     }
     with pytest.raises(SettingsError, match="there a: not NAME=SIZE"):
         parse_name_size(["a"], "there")
+
+
+@pytest.mark.parametrize("key", ["headroom", "pressure"])
+def test_a_share_of_all_memory_or_time_that_cannot_be_is_refused(key):
+    for value in ("0%", "101%", "half"):
+        with pytest.raises(SettingsError, match=rf" {key}={value}: .*%"):
+            resolve({"": section(**{key: value}), "myapp": {}})
+
+
+def test_a_headroom_that_no_host_could_keep_is_refused():
+    with pytest.raises(SettingsError, match="must be more than 0% and at most 90%"):
+        resolve({"": section(headroom="91%"), "myapp": {}})
+    with pytest.raises(SettingsError, match="not a size, such as 150MB, or 10%"):
+        resolve({"": section(headroom="much"), "myapp": {}})
+
+
+def test_a_value_that_is_not_set_is_shown_as_a_dash():
+    assert shown(PoolSettings(), "limit") == "-"
+
+
+def test_settings_are_equal_if_all_values_are_wherever_these_are_written():
+    def of(limit: str, where: str, **for_all: str):
+        return resolve({"": section(**for_all), "myapp": {"limit": Given(limit, where)}})
+
+    assert of("150MB", "here") == of("153600KB", "there")
+    assert of("150MB", "here") != of("151MB", "here")
+    assert of("150MB", "here") != of("150MB", "here", log="json")
+    assert of("150MB", "here") != "150MB"
+
+
+def test_where_the_values_for_all_pools_are_written_is_known():
+    written = section(limit="150MB")
+    assert resolve({"": written, "myapp": {}}).origins_for_all == written
+    assert resolve({"myapp": written}).origins_for_all == {}
+
+
+def test_values_of_a_command_line_are_above_those_of_each_section_and_those_for_all_pools_only_in_theirs():
+    given = section(limit="1MB", headroom="10%")
+    sections = {"": section(grace="1h", limit="2MB"), "a": section(limit="3MB", checks="2"), "b": {}}
+    assert overlay(sections, given) == {
+        "": section(grace="1h", limit="2MB", headroom="10%"),
+        "a": section(limit="1MB", checks="2"),
+        "b": section(limit="1MB"),
+    }
+    assert overlay({}, {}) == {"": {}}

@@ -12,7 +12,7 @@ from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Pr
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import Cause, PoolState, Population, Suspension
+from supervisor_memreap.core.state import Cause, Phase, PoolState, Population, Reap, Suspension
 
 MIB = 1024**2
 BOOT = 10_000.0
@@ -480,6 +480,7 @@ def test_a_shortage_that_ends_and_begins_again_is_reported_again():
 
 # It had nine workers.
 LARGE = Population(peaks=(9, 9), peak_since=BOOT + 3600)
+WRONG = Suspension(Cause.WRONG_SETTING, ProcessId(ord("a"), BOOT))
 LOST = Suspension(Cause.MANAGER_LOST, ProcessId(ord("a"), BOOT))
 
 
@@ -493,6 +494,7 @@ LOST = Suspension(Cause.MANAGER_LOST, ProcessId(ord("a"), BOOT))
         (replace(HEADROOM, min_age=4000), PoolState(), "they are younger than min_age=67 min"),
         (replace(HEADROOM, min_age=3605), PoolState(population=LARGE), "too few workers serve and are older than"),
         (HEADROOM, PoolState(suspended=LOST), "suspended (its manager exited)"),
+        (replace(HEADROOM, min_age=4000), PoolState(suspended=WRONG), "they are younger than min_age=67 min"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -509,6 +511,35 @@ def test_what_the_last_attempt_has_found_is_the_cause():
     host.states["a"] = PoolState(settings=HEADROOM, refusal=hindrance.of_lock("process 4711"))
     (line,) = not_met(host, 450, signal=False)
     assert line.startswith(f"{START} (a: process 4711")
+
+
+@pytest.mark.parametrize("mib", [300, 21])
+def test_where_all_workers_of_a_pool_are_young_that_is_the_cause_whatever_they_hold(mib):
+    host = Host(b=HEADROOM)
+    host.states["a"] = PoolState(settings=HEADROOM, baseline=20 * MIB)
+    host.fork(11)
+    host.fork(12)
+    host.look({"a": {11: mib, 12: 20}, "b": {21: 300, 22: 20}}, available=450, signal=False)
+    (event,) = host.of(NotMet)
+    assert event.text.startswith(f"{START} (a: they are younger than min_age=30 s; b: none of them was seen")
+
+
+def test_a_first_attempt_has_some_time_before_its_shortage_is_reported():
+    host = Host()
+    host.look({"a": {11: 300, 12: 20}}, available=600)
+    worker = ProcessId(11, BOOT)
+    attempted = Reap(worker, host.now + 5, frozenset([worker]), phase=Phase.ATTEMPTED)
+    host.states["a"] = replace(host.states["a"], reap=attempted)
+    assert not_met(host, 450, signal=False) == []
+    host.states["a"] = replace(host.states["a"], reap=replace(attempted, signalled=host.now))
+    (line,) = not_met(host, 450, signal=False)
+    assert line.startswith(START)
+
+
+def test_a_worker_of_which_nothing_may_be_read_is_not_reaped_for_memory():
+    unread = Worker(ProcessId(11, BOOT), 3600.0, None, WorkerDetail(None, True))
+    for kind in shortage.Kind:
+        assert not shortage.is_worth_reaping(unread, kind, None, 60.0)
 
 
 def test_a_signalled_worker_that_does_not_leave_is_reported_when_its_memory_is_due():
@@ -537,6 +568,13 @@ def test_a_shortage_ends_where_what_comes_back_is_exactly_enough():
     below = shortage.Shortage(shortage.Kind.HEADROOM, HOST, 300.0, 350.0, 400.0)
     for short in (over, below):
         assert [shortage.ends_with(short, coming) for coming in (99, 100)] == [False, True]
+
+
+def test_a_worker_that_a_user_requested_is_read_in_full_and_no_other_below_its_limit():
+    workers = [Worker(ProcessId(pid, BOOT), 3600.0, 20 * MIB) for pid in (11, 12)]
+    settings = PoolSettings(limit=150 * MIB)
+    needed = reasons.detail_needed(reasons.Circumstances(settings, requested={workers[0].id}))
+    assert [needed(worker) for worker in workers] == [True, False]
 
 
 def test_while_memory_is_short_all_workers_are_read_in_full():

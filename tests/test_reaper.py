@@ -346,7 +346,7 @@ def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_
         event = reaping.until(events.WrongSetting)
         assert (event.usable, 2.0 - policy.READ < event.age < 2.0 + policy.LATE) == ("limit=90MB", True)
         initial = reaping.reaper.pools.named("myapp").state.initial
-        assert event.baseline.measure == min(size.size for size in initial.values())
+        assert event.baseline.used == min(size.size for size in initial.values())
         assert reaping.signalled() == set()
 
 

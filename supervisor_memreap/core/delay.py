@@ -17,7 +17,7 @@ from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import Moment, may_signal_busy, named
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Delay, DueSince, PoolState, Wait
+from supervisor_memreap.core.state import Delay, DueSince, PoolState, Reap, Wait
 
 # Seconds, two ticks of TICK_5, and looks after the first one, two ticks whatever their interval is: a worker that has
 # been due for longer is overdue.
@@ -53,8 +53,10 @@ def hindrance_in(look: Look, choice: Choice, due: Due, now: float) -> Hindrance 
     """
     pool, settings, state = look
     held = held_back(settings, state)
-    if held or state.leaving:
-        return held or _leaving(look, now)
+    if held:
+        return held
+    if state.leaving:
+        return _leaving(state.leaving, settings, now)
     if choice.candidates:
         attempted, detail = state.attempted, choice.candidates[0].worker.detail
         if state.refusal is None and attempted and now - attempted.signalled >= OVERDUE - LATE:
@@ -75,11 +77,8 @@ def hindrance_in(look: Look, choice: Choice, due: Due, now: float) -> Hindrance 
     return hindrance.too_few(settings) if free and state.too_few_since is not None else None
 
 
-def _leaving(look: Look, now: float) -> Hindrance | None:
+def _leaving(leaving: Reap, settings: PoolSettings, now: float) -> Hindrance:
     """Of the worker that was signalled last."""
-    leaving, settings = look.state.leaving, look.settings
-    if leaving is None:
-        return None
     pid = leaving.worker.pid
     if leaving.left is None:
         return hindrance.leaving(pid)

@@ -60,11 +60,6 @@ class Reason(Frozen, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def measure(self) -> float:
-        """What is compared with the setting, in bytes, seconds or %."""
-
-    @property
-    @abc.abstractmethod
     def text(self) -> str:
         """The evidence, as text that follows `worker 4242`."""
 
@@ -91,10 +86,6 @@ class Requested(Reason):
             yield cls(worker.used, circumstances.settings.metric)
 
     @property
-    def measure(self) -> float:
-        return self.used or 0
-
-    @property
     def text(self) -> str:
         size = "" if self.used is None else f" (holds {memory(self.used)} {self.metric})"
         return f"was requested by a user{size}"
@@ -119,10 +110,6 @@ class OverLimit(Reason):
         settings = circumstances.settings
         if settings.limit is not None and worker.used is not None and worker.used > settings.limit:
             yield cls(worker.used, settings.limit, settings.metric)
-
-    @property
-    def measure(self) -> float:
-        return self.used
 
     @property
     def text(self) -> str:
@@ -167,10 +154,6 @@ class TooOld(Reason):
             yield cls(worker.age, max_age)
 
     @property
-    def measure(self) -> float:
-        return self.age
-
-    @property
     def text(self) -> str:
         return f"is {seconds(self.age)} old, max_age {seconds(self.max_age)}"
 
@@ -212,10 +195,6 @@ class _Shared(Reason):
     def key(self) -> tuple[Kind, str]:
         """The key of the shortage."""
         return self.shortage.key
-
-    @property
-    def measure(self) -> float:
-        return self.shortage.measured
 
     @property
     def text(self) -> str:
@@ -281,10 +260,9 @@ def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
 
 
 def applying(worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
-    """The reasons that apply to this worker, the most urgent first."""
-    if worker.detail is not None:
-        for kind in REASONS:
-            yield from kind.applying_to(worker, circumstances)
+    """The reasons that apply to this worker, whose detail was read, the most urgent first."""
+    for kind in REASONS:
+        yield from kind.applying_to(worker, circumstances)
 
 
 def is_hidden(worker: Worker, settings: PoolSettings) -> bool:

@@ -112,13 +112,11 @@ def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, l
         short = scope.available < 0
         held = settings.total - scope.available
         return Shortage(kind, scope.name, held, settings.total, settings.total) if short else None
-    if kind is Kind.HEADROOM and not is_pool and settings.headroom is not None and scope.available is not None:
+    if kind is Kind.HEADROOM and not is_pool and settings.headroom is not None:
         wanted = headroom_in(scope, settings.headroom)
-        end = wanted * RELIEF
-        if scope.size is not None:
-            if wanted >= scope.size:
-                return None  # it can never be met: memreap doctor reports it
-            end = min(end, (wanted + scope.size) / 2)  # one of 90 % would never end
+        if scope.available is None or scope.size is None or wanted >= scope.size:
+            return None  # unlimited; or it can never be met: memreap doctor reports it
+        end = min(wanted * RELIEF, (wanted + scope.size) / 2)  # one of 90 % would never end
         short = scope.available < (end if lasts else wanted)
         return Shortage(kind, scope.name, scope.available, wanted, end) if short else None
     if kind is Kind.PRESSURE and settings.pressure is not None and scope.pressure is not None:

@@ -13,7 +13,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from supervisor_memreap.host.lock import LOCKED_FILE
 
@@ -113,21 +113,25 @@ def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:
         os.close(writable)
         return None
     if child == 0:
-        try:
-            os.close(readable)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_TIMEOUT)
-            _become(actor)
-            with open(writable, "wb") as file:
-                file.write(work())
-        except BaseException:
-            os._exit(1)  # no test, no handler and no buffer of the parent's is to run here
-        os._exit(0)
+        _work_as(actor, work, readable, writable)
     os.close(writable)
     with open(readable, "rb") as file:
         answer = file.read()
     _, status = os.waitpid(child, 0)
     return answer if status == 0 else None
+
+
+def _work_as(actor: Rights, work: Callable[[], bytes], readable: int, writable: int) -> NoReturn:
+    try:
+        os.close(readable)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_TIMEOUT)
+        _become(actor)
+        with open(writable, "wb") as file:
+            file.write(work())
+    except BaseException:
+        os._exit(1)  # no test, no handler and no buffer of the parent's is to run here
+    os._exit(0)
 
 
 def run(words: Sequence[str], directory: str, environ: Mapping[str, str], user: Rights | None, timeout: float) -> str:

@@ -9,7 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 MadeT = TypeVar("MadeT")
 # Seconds for the child to end once it has written its answer, and once it was killed.
@@ -44,18 +44,7 @@ def made(make: Callable[[], MadeT], patience: float) -> MadeT:
     except OSError:
         return make()
     if child == 0:
-        try:
-            ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-            forked.settle("memreap apart", (writable,), ended, with_parent=True)
-            try:
-                result: object = make()
-            except Exception as error:
-                result = error
-            data = pickle.dumps(result)
-            with open(writable, "wb") as file:
-                file.write(data)
-        finally:
-            os._exit(0)
+        _run(make, writable)
     os.close(writable)
     try:
         data = _all_of(readable, time.monotonic() + patience)
@@ -83,3 +72,22 @@ def _all_of(readable: int, deadline: float) -> bytes:
             return data
         data += chunk
     raise TimeoutError
+
+
+def _run(make: Callable[[], object], writable: int) -> NoReturn:
+    import pickle
+
+    from supervisor_memreap.host import forked
+
+    try:
+        ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        forked.settle("memreap apart", (writable,), ended, with_parent=True)
+        try:
+            result = make()
+        except Exception as error:
+            result = error
+        data = pickle.dumps(result)
+        with open(writable, "wb") as file:
+            file.write(data)
+    finally:
+        os._exit(0)
