@@ -1,26 +1,34 @@
-"""How often `memreap suggest` is right, on synthetic pools of each kind.
+"""How often `memreap suggest` is right, and what other rules say: on synthetic pools, and on recorded ones.
 
-python benchmarks/suggest.py              measure, a few minutes on two CPUs, and write benchmarks/results/suggest.md
-python benchmarks/suggest.py --pools 5    5 of each kind, print the table only
+python benchmarks/suggest.py              measure, ten minutes on two CPUs, and write benchmarks/results/suggest.*
+python benchmarks/suggest.py --pools 5    5 of each kind, print the tables only
+python benchmarks/suggest.py --report     only write the page again, from the results
+
+The recorded pools are those of suggest_record.py, the other rules those of suggest_rules.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
 import random
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from pages import RESULTS
-from suggest_pools import EPOCH, Pool, afterwards, history, reaps_a_day
-from suggest_report import markdown, summary, table
+import suggest_recorded
+import suggest_rules
+from pages import RESULTS, read
+from suggest_pools import EPOCH, Pool, about_life, afterwards, history, leaks, needs, reaps_a_day
+from suggest_report import markdown, tables
 
-from supervisor_memreap.advice.evidence import DAY
+from supervisor_memreap.advice.evidence import DAY, Kind
+from supervisor_memreap.advice.poolhistory import PoolHistory
 from supervisor_memreap.advice.suggestion import suggest
+from supervisor_memreap.reports import advicetext
 
 POOLS = 30
 # core.suggestion was tuned on those before it, so they predict less about other pools.
@@ -39,6 +47,20 @@ KINDS = (
     "leak that a deployment changed",
 )
 TOO_SHORT = "watched for too short a time"
+REAL = "recorded"
+OWN = "suggest"
+
+
+RULES: dict[str, Callable[[PoolHistory], int]] = {"VPA": suggest_rules.vpa, "KRR": suggest_rules.krr}
+
+
+class Limit(NamedTuple):
+    """What a rule says, and what it does."""
+
+    limit: int
+    """Bytes."""
+    actual: float
+    """Reaps a day."""
 
 
 class Outcome(NamedTuple):
@@ -54,6 +76,20 @@ class Outcome(NamedTuple):
     """The predicted upper bound of reaps a day, if there is no better prediction."""
     actual: float | None
     seconds: float
+    server: str = ""
+    """Empty: the pool is synthetic."""
+    workers: int = 1
+    needs: float = 0.0
+    """What a worker uses, in MiB."""
+    leaks: bool = False
+    is_needed: bool | None = None
+    """Whether `suggest` says that a limit is needed; None: it suggests none."""
+    observe: str = ""
+    """What it says that one has to observe, if it suggests none."""
+    trend: bool | None = None
+    """Whether the Mann-Kendall test finds a leak; None: too little was watched."""
+    rules: dict[str, Limit] | None = None
+    """What other rules say; None: they were not asked."""
 
     @property
     def is_answered(self) -> bool:
@@ -67,6 +103,22 @@ class Outcome(NamedTuple):
         if self.predicted is None:
             return self.actual < (self.below or 0)
         return abs(self.predicted - self.actual) <= 0.25 * self.actual or max(self.predicted, self.actual) < 1
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """Of all rules that have an answer."""
+        own = {} if self.limit is None or self.actual is None else {OWN: Limit(self.limit, self.actual)}
+        return {**own, **(self.rules or {})}
+
+    @property
+    def said(self) -> bool | None:
+        """Whether `suggest` says that the pool leaks; None: it does not say."""
+        return {
+            Kind.STEADY.value: True,
+            Kind.MIXED.value: True,
+            Kind.NONE.value: False,
+            Kind.LEVELS_OFF.value: False,
+        }.get(self.result)
 
 
 def pool(kind: str, number: int) -> Pool:
@@ -138,40 +190,77 @@ def _growth(kind: str, baseline: float, chance: random.Random) -> dict[str, obje
 def judge(job: tuple[str, int]) -> Outcome:
     """What is suggested for a pool, and whether it is right."""
     kind, number = job
+    if kind == REAL:
+        recorded = suggest_recorded.pools()[number]
+        return _judged(number, recorded.truth, recorded.history, recorded.until, recorded.server)
     actual = pool(kind, number)
-    recorded = history(actual)
+    return _judged(number, actual, history(actual), actual.begin + actual.days * DAY)
+
+
+def _judged(number: int, actual: Pool, recorded: PoolHistory, until: float, server: str = "") -> Outcome:
     begin = time.process_time()
-    result = suggest(recorded, actual.begin + actual.days * DAY)
+    result = suggest(recorded, until)
     seconds = time.process_time() - begin
-    chosen = result.suggested
-    common = (kind, number, result.kind.value, result.why.value, result.limit)
-    if chosen is None:
-        return Outcome(*common, None, None, None, seconds)
-    return Outcome(
-        *common, chosen.reaps, chosen.below, reaps_a_day(afterwards(actual), chosen.limit, chosen.life), seconds
+    chosen, truth = result.suggested, afterwards(actual)
+    outcome = Outcome(
+        actual.kind,
+        number,
+        result.kind.value,
+        result.why.value,
+        result.limit,
+        chosen.reaps if chosen else None,
+        chosen.below if chosen else None,
+        reaps_a_day(truth, chosen.limit, chosen.life) if chosen else None,
+        round(seconds, 2),
+        server,
+        actual.workers,
+        round(needs(truth), 1),
+        leaks(truth),
+        result.is_needed,
+        "" if chosen or not result.jumps else advicetext.why_not(result),
     )
+    if TOO_SHORT in actual.kind:
+        return outcome
+    limits = {name: rule(recorded) for name, rule in RULES.items()}
+    rules = {
+        name: Limit(limit, round(reaps_a_day(truth, limit, about_life(truth, limit)), 2))
+        for name, limit in limits.items()
+    }
+    return outcome._replace(trend=suggest_rules.leaks(recorded), rules=rules)
 
 
 def run(pools: int, kinds: Sequence[str] = (*KINDS, TOO_SHORT), processes: int | None = None) -> list[Outcome]:
     # Of what a deployment changed, a third more.
     numbers = {kind: range(pools * 4 // 3 if "deployment" in kind else pools) for kind in kinds}
     jobs = [(kind, FIRST + number) for kind in kinds for number in numbers[kind]]
+    jobs += [(REAL, number) for number in range(len(suggest_recorded.pools()))]
     with multiprocessing.get_context("spawn").Pool(processes or min(2, os.cpu_count() or 1)) as workers:
         return workers.map(judge, jobs, chunksize=4)
+
+
+def saved(line: Mapping[str, Any]) -> Outcome:
+    """An outcome from its line of the results."""
+    rules = line["rules"] and {name: Limit(*each) for name, each in line["rules"].items()}
+    return Outcome(**{**line, "rules": rules})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pools", type=int, metavar="N", help=f"of each kind (default: {POOLS})")
     parser.add_argument("--wrong", action="store_true", help="list those that are wrong")
+    parser.add_argument("--report", action="store_true", help="only write the page again")
     args = parser.parse_args()
-    outcomes = run(args.pools or POOLS)
-    print("\n".join([*table(outcomes), "", summary(outcomes)]))
+    results = RESULTS / "suggest.jsonl"
+    outcomes = [saved(line) for line in read(results)] if args.report else run(args.pools or POOLS)
+    print("\n".join(tables(outcomes)))
     for outcome in outcomes if args.wrong else []:
         if outcome.is_answered and not outcome.is_right:
             print(outcome)
     if args.pools is None:
-        (RESULTS / "suggest.md").write_text(markdown(outcomes))
+        if not args.report:
+            lines = (json.dumps(outcome._asdict()) for outcome in outcomes)
+            results.write_text("".join(f"{line}\n" for line in lines))
+        (RESULTS / "suggest.md").write_text(markdown(outcomes, suggest_recorded.contents()["made"]))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,28 @@ class Pool:
     """From when to when nothing was recorded, in days."""
 
 
+# Of a normal distribution, what 95 of 100 are below.
+_MOST = 1.645
+
+
+def leaks(pool: Pool) -> bool:
+    return bool(pool.leak or ((pool.spikes or pool.batch) and pool.spike_stays == "add"))
+
+
+def needs(pool: Pool) -> float:
+    """What a worker uses, in MiB: fresh, with all that it unshares and a large request, but nothing that it leaked."""
+    large = (pool.batch or pool.spike_size * bool(pool.spikes)) * math.exp(0.4 * _MOST)
+    return pool.baseline * (1 + 0.03 * _MOST) + pool.shared + pool.noise + (large if pool.spike_stays != "add" else 0.0)
+
+
+def about_life(pool: Pool, limit: float) -> float | None:
+    """About how long a worker lives with a limit in bytes, in seconds; None: it does not grow steadily."""
+    jumps = pool.spikes * pool.spike_size + pool.batch / 24 if pool.spike_stays == "add" else 0.0
+    if not pool.leak + jumps:
+        return None
+    return max(60.0, (limit / MIB - pool.baseline - pool.shared) / (pool.leak + jumps) * HOUR)
+
+
 class Run:
     """`copies` of a pool, step by step."""
 
@@ -219,9 +241,9 @@ def reaps_a_day(pool: Pool, limit: int, life: float | None) -> float:
     """The truth: how many workers a limit (bytes) replaces in a day. `life`: about how long one lives, in seconds."""
     copies = max(2, min(40, 400 // pool.workers))
     run = Run(replace(pool, days=0), copies, seed=1)
-    step = 300.0 if life is None else LOOK * round(min(600.0, max(30.0, life / 300)) / LOOK)
-    begin = 5 * DAY if life is None else max(DAY, 1.2 * life)
-    days = 12 if life is None else max(4, round(min(8 * life, 40 * DAY) / DAY))
+    step = 600.0 if life is None else LOOK * round(min(1800.0, max(30.0, life / 100)) / LOOK)
+    begin = 5 * DAY if life is None else max(DAY / 4, 1.2 * life)
+    days = 12 if life is None else max(1, round(min(3 * life, 20 * DAY) / DAY))
     if pool.weekend != 1:
         days = 7 * math.ceil(days / 7)
     end = begin + days * DAY

@@ -15,6 +15,7 @@ from supervisor_memreap.advice.evidence import Kind
 from supervisor_memreap.advice.passage import passage
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
 from supervisor_memreap.advice.suggestion import Suggestion, Why, round_sizes, suggest
+from supervisor_memreap.outputs.words import clock
 from supervisor_memreap.reports import advicetext as words
 
 pytestmark = pytest.mark.dear
@@ -407,7 +408,7 @@ def test_the_text_compares_the_present_limit_with_the_suggested_one():
         (
             pool([worker(pid, jumps(pid, 1, 8), every=1) for pid in range(3)], 3),
             24.0,
-            "too few large requests were seen",
+            "9 large requests seen, and it takes some 40 over a limit; look up in the access log what worker",
         ),
         (
             pool([worker(int(10 * at), leak(60), at / 6, at / 6 + 0.16) for at in range(300)], 1, 50),
@@ -432,6 +433,68 @@ def test_it_explains_why_no_limit_is_known_and_what_to_do(history, hours, reason
     assert reason in words.line(suggestion)
     assert reason in words.values(suggestion)["reason"]
     assert "limit=" not in words.text(suggestion)
+
+
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [(lambda age: 51, "workers do not grow"), (lambda age: 50 + 60 * (1 - math.exp(-age)), "workers stop growing")],
+    ids=["no growth", "levels off"],
+)
+def test_a_pool_that_does_not_go_on_growing_needs_no_limit(size, why):
+    suggestion = judged(pool(four(size)))
+    assert f"No limit is needed, since {why}; " in " ".join(words.text(suggestion).split())
+    assert f"no limit is needed, since {why}; limit=" in words.line(suggestion)
+    assert words.values(suggestion)["needed"] is False
+
+
+def test_a_pool_that_leaks_needs_a_limit_and_one_without_an_answer_may():
+    leaking = judged(pool(four(leak(5))))
+    assert words.values(leaking)["needed"] is True
+    assert "is needed" not in words.text(leaking) + words.line(leaking)
+    assert "needed" not in words.values(judged(pool(four(leak(60), end=0.4), hours=0.4), 0.4))
+
+
+def test_where_large_requests_leave_too_little_to_judge_it_names_the_largest_to_look_up():
+    def one_large(pid: int) -> Size:
+        return lambda age: 50 + (70 + pid) * (age > 3 + pid / 4)
+
+    workers = [worker(pid, one_large(pid), every=1) for pid in (1, 2, 3)]
+    suggestion = judged(pool(workers, 3))
+    assert [(jump.pid, round(jump.climb / MIB)) for jump in suggestion.jumps] == [(3, 73), (2, 72), (1, 71)]
+    at = suggestion.jumps[0].at
+    assert at == pytest.approx(BEGIN + 3.75 * HOUR, abs=90)
+    assert (
+        "3 large requests seen, and it takes some 40 over a limit; look up in the access log what worker 3 served at"
+        f" {clock(at)}, when it grew by 73 MiB"
+    ) in words.line(suggestion)
+
+
+def settled(took: float | None, at: float = 12.0) -> EventRecord:
+    return EventRecord(BEGIN + at * HOUR, "Settled", 11, {"to_serve": took})
+
+
+def test_what_a_short_life_costs_is_counted_from_the_time_that_replacements_took_to_serve():
+    events = (settled(None), settled(10.0), settled(12.0), settled(40.0))
+    suggestion = judged(pool(four(leak(5)), events=events))
+    assert words.values(suggestion)["serve_seconds"] == 12
+    assert suggestion.limit == 120 * MIB
+    text = " ".join(words.text(suggestion).split())
+    assert "A replacement serves after 12 s, so of 4 workers one is missing for 82 s a day." in text
+    assert "is missing" not in words.text(judged(pool(four(leak(5)))))
+
+
+def test_workers_live_a_thousand_times_as_long_as_a_replacement_takes_to_serve():
+    suggestion = judged(pool(four(leak(5)), events=(settled(60.0),)))
+    assert suggestion.suggested.life > 60_000
+    assert suggestion.limit == 150 * MIB
+    assert "with which a worker lives for 17 hours or more" in " ".join(words.text(suggestion).split())
+
+
+def test_the_time_to_serve_before_a_deployment_does_not_count():
+    later = [worker(pid + 10, leak(12.5), start=48, end=76) for pid in (11, 12, 13, 14)]
+    events = (settled(60.0), settled(5.0, at=60.0))
+    suggestion = judged(pool([*four(leak(5), end=48), *later], hours=76, events=events), 76)
+    assert (suggestion.restarted, suggestion.serves) == (28 * HOUR, 5.0)
 
 
 def test_the_text_has_80_columns():

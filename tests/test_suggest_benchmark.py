@@ -1,4 +1,4 @@
-"""A part of benchmarks/suggest.py: promises of `memreap suggest` on synthetic pools are right in 9 of 10."""
+"""A part of benchmarks/suggest.py: promises of `memreap suggest` are right in 9 of 10; what other rules say."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import sys
 import pytest
 from support import stack
 
-from supervisor_memreap.advice.suggestion import Why
+from supervisor_memreap.advice.poolhistory import PoolHistory, Reading, WorkerHistory
+from supervisor_memreap.advice.suggestion import Why, suggest
 
 sys.path.append(str(stack.ROOT / "benchmarks"))
 import suggest as benchmark
+import suggest_recorded
 import suggest_report
-from pages import RESULTS
+import suggest_rules
+from pages import RESULTS, read
 
+MIB = 1024**2
 WRONG = benchmark.Outcome("steady leak", 0, "steady leak", "", 100, 10.0, None, 13.5, 0.1)
 
 
@@ -61,7 +65,7 @@ def test_the_table_counts_wrong_predictions():
     right = WRONG._replace(actual=10.0)
     no_answer = WRONG._replace(limit=None, why=Why.NO_FRESH.value)
     rows = suggest_report.table([WRONG, right, right, no_answer])
-    assert rows[-1] == "| steady leak | 4 | 3 | 2 | 0 | 1 | steady leak 4 |"
+    assert rows[-1] == "| steady leak | 4 | 3 | 2 | 0 | 1 | 0 | steady leak 4 |"
 
 
 def test_the_documentation_page_matches_the_benchmark():
@@ -69,3 +73,70 @@ def test_the_documentation_page_matches_the_benchmark():
     assert all(f"| {kind} |" in page for kind in (*benchmark.KINDS, benchmark.TOO_SHORT))
     assert suggest_report._LEGEND in page
     assert suggest_report._INTRODUCTION in page
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Each recorded pool, what is suggested for it now, and what the results say."""
+    results = [benchmark.saved(line) for line in read(RESULTS / "suggest.jsonl") if line["server"]]
+    pools = suggest_recorded.pools()
+    return [*zip(pools, [suggest(each.history, each.until) for each in pools], results)]
+
+
+def test_thirty_real_pools_of_seven_servers_are_recorded(recorded):
+    assert len(recorded) >= 30
+    assert len({pool.server for pool, _, _ in recorded}) == 7
+
+
+def test_nine_of_ten_predictions_for_recorded_pools_are_right(recorded):
+    answered = [outcome for _, _, outcome in recorded if outcome.is_answered]
+    assert len(answered) >= len(recorded) / 2
+    assert sum(outcome.is_right for outcome in answered) >= 0.9 * len(answered)
+
+
+def test_the_results_are_what_is_suggested_now(recorded):
+    for pool, suggestion, outcome in recorded:
+        assert (outcome.server, outcome.kind) == (pool.server, pool.truth.kind)
+        assert (outcome.limit, outcome.why) == (suggestion.limit, suggestion.why.value)
+
+
+def test_a_deployment_of_a_recorded_pool_is_noticed_and_no_other_restart_is(recorded):
+    for pool, suggestion, _ in recorded:
+        ago = [pool.until - pool.truth.begin - day * 86400 for day in pool.truth.deploys]
+        # In fast motion a manager takes some minutes to start.
+        assert [suggestion.restarted] == [pytest.approx(each, abs=3600) for each in ago or [None]]
+
+
+def held(*sizes: float, every: float = 3600.0) -> PoolHistory:
+    """A pool of one worker of these sizes, in MiB."""
+    readings = tuple(Reading(number * every, int(size * MIB)) for number, size in enumerate(sizes))
+    return PoolHistory("myapp", "uss", 0.0, (), (WorkerHistory(1, 0.0, readings),))
+
+
+def test_krr_is_the_largest_reading_and_5_percent():
+    assert suggest_rules.krr(held(40, 100, 60)) == 105 * MIB
+
+
+def test_vpa_is_the_end_of_a_bucket_of_the_peaks_and_15_percent():
+    """The fifth of its buckets ends at 55.3 MB; the worker held 52.4 MB."""
+    assert suggest_rules.vpa(held(*[50] * 30)) == round(1e7 * (1.05**5 - 1) / 0.05 * 1.15)
+
+
+def test_vpa_forgets_a_peak_as_its_weight_halves_each_day():
+    """A day of 100 MiB has less than a tenth of the weight of the days after it from the fourth day on."""
+    low, high = (suggest_rules.vpa(held(*[size] * 24)) for size in (50, 100))
+    assert [suggest_rules.vpa(held(*[100] * 24, *[50] * 24 * days)) for days in (0, 2, 3, 5)] == [high, high, low, low]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "leaks"),
+    [
+        (range(50, 70), True),
+        ([50.0] * 20, False),
+        (range(70, 50, -1), False),
+        ([50, 51] * 10, False),
+        (range(50, 55), None),
+    ],
+)
+def test_mann_kendall_finds_a_rising_trend_of_ten_hours_or_more(sizes, leaks):
+    assert suggest_rules.leaks(held(*sizes)) is leaks

@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Sequence
 from statistics import median, pstdev
+from typing import NamedTuple
 
 from supervisor_memreap.advice.climb import LONGEST_STEP, Step, is_young, run_in, sizes_at, steps
 from supervisor_memreap.advice.climbrate import Cells, Rate
@@ -45,6 +46,16 @@ class Kind(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class Jump(NamedTuple):
+    """What a worker climbed at once, in a single request."""
+
+    at: float
+    """Seconds since 1970, within a minute."""
+    pid: int
+    climb: int
+    """Bytes."""
+
+
 class Evidence:
     """What the readings of a pool show about its growth."""
 
@@ -68,6 +79,7 @@ class Evidence:
         """What three quarters of the fresh workers hold at most."""
         # The readings of an older history are far apart: they miss memory that is soon returned.
         self.longest = _FINE if self._is_returned() else LONGEST_STEP
+        self.seen_jumps: list[Jump] = []
         self.jumps = self._share_of_jumps(baseline)
         self.steady_from = 0
         """The number of the age from which on growth is steady, as far as is known."""
@@ -112,10 +124,13 @@ class Evidence:
             return 0.0
         base = baseline or min(used for worker in self.workers for _, used in worker.readings)
         mean = whole / seconds
-        jumps = (
-            step.climb for step in fine if step.climb > base * _JUMP and step.climb > _JUMP_STEPS * mean * step.seconds
-        )
-        return sum(jumps) / whole
+        self.seen_jumps = [
+            Jump(step.at, worker.pid, step.climb)
+            for worker, worker_steps in zip(self.workers, self.steps)
+            for step in worker_steps
+            if step.seconds <= _FINE and step.climb > max(base * _JUMP, _JUMP_STEPS * mean * step.seconds)
+        ]
+        return sum(jump.climb for jump in self.seen_jumps) / whole
 
     def _is_returned(self) -> bool:
         """Whether workers return what they climb."""

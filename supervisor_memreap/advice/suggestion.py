@@ -16,9 +16,9 @@
    less than one reap a day; or up to three, since what was not seen in one day may well happen three times in another.
    Otherwise nothing is known, and a limit for which nothing is known is never suggested.
 6. The suggested limit is at least twice the baseline, so the pool is never suspended for it (core.policy, rule 9). It
-   is the smallest one with which a worker lives for at least 6 hours, since a young worker has cold caches. Where
-   workers do not grow for long, it is clearly above all that they were seen to hold: it replaces none, and catches a
-   leak.
+   is the smallest one with which a worker lives for at least 6 hours, since a young worker has cold caches, and 1,000
+   times as long as a replacement took to serve. Where workers do not grow for long, no limit is needed; that which is
+   suggested is clearly above all that they were seen to hold: it replaces none, and catches a leak.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import NamedTuple
 from supervisor_memreap.advice.climb import LONGEST_STEP, is_young
 from supervisor_memreap.advice.climbrate import COMPARED, DAYS_DIFFER
 from supervisor_memreap.advice.deployment import changed_at
-from supervisor_memreap.advice.evidence import DAY, HOUR, MIXED, NONE, SURE, Evidence, Kind, held_young
+from supervisor_memreap.advice.evidence import DAY, HOUR, MIXED, NONE, SURE, Evidence, Jump, Kind, held_young
 from supervisor_memreap.advice.passage import Passage, passage
 from supervisor_memreap.advice.poolhistory import PoolHistory, Reading, WorkerHistory
 from supervisor_memreap.core.frozen import replace
@@ -46,6 +46,8 @@ WATCHED = 20 * HOUR
 RECENT = 7 * DAY
 # Seconds that a worker should live: younger ones have cold caches.
 WARM = 6 * HOUR
+# And it should live at least this many times as long as a replacement takes to serve.
+LIVES = 1000
 # A limit is at least this many times the baseline.
 ROOM = 2
 # A limit that is to replace none in normal running is at least this many times the largest size that was seen.
@@ -131,6 +133,20 @@ class Suggestion:
     """Seconds since the restart that may have changed how workers grow: only what came after it counts."""
     again: float | None = None
     """Seconds after which to ask again, where that is known."""
+    jumps: tuple[Jump, ...] = ()
+    """Those that were seen, the largest first."""
+    serves: float | None = None
+    """Seconds from the start of a replacement until it serves, the median; None: none was seen to."""
+
+    @property
+    def warm(self) -> float:
+        """Seconds for which a worker should live."""
+        return max(WARM, LIVES * (self.serves or 0.0))
+
+    @property
+    def is_needed(self) -> bool | None:
+        """Whether a limit is: workers go on growing. None: not known."""
+        return None if self.limit is None else self.kind not in (Kind.LEVELS_OFF, Kind.NONE)
 
     @property
     def suggested(self) -> Forecast | None:
@@ -181,6 +197,8 @@ def _judge(history: PoolHistory, now: float, candidates: Iterable[int] | None) -
             evidence.kind,
             Why.UNSURE,
             present=forecast(evidence, present) if present else None,
+            jumps=tuple(sorted(evidence.seen_jumps, key=lambda jump: -jump.climb)),
+            serves=_to_serve(history),
         ),
         evidence,
         tuple(candidates) if candidates is not None else None,
@@ -197,7 +215,7 @@ def _choose(judged: Suggestion, evidence: Evidence, candidates: Sequence[int] | 
     usable = [each for each in forecasts if each.is_known and each.limit >= least]
     usable = [each for each in usable if each.limit >= CLEAR * evidence.largest or not each.below]
     clear = [each for each in usable if each.below]
-    warm = [each for each in usable if (each.life or evidence.number * DAY / (each.below or math.inf)) >= WARM]
+    warm = [each for each in usable if (each.life or evidence.number * DAY / (each.below or math.inf)) >= judged.warm]
     chosen: Forecast | None = None
     why = Why.UNSURE
     if judged.kind in (Kind.LEVELS_OFF, Kind.NONE):
@@ -342,6 +360,16 @@ def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
                 completed = replace(worker, readings=(*worker.readings, Reading(last.at + gap / 2, limit + 1)))
         workers.append(completed)
     return tuple(workers), cap or math.inf
+
+
+def _to_serve(history: PoolHistory) -> float | None:
+    """As in Suggestion.serves, since the history begins."""
+    since = history.readings[0].at
+    settled = (
+        event.values.get("to_serve") for event in history.events if event.name == "Settled" and event.at >= since
+    )
+    took = [seconds for seconds in settled if seconds is not None]
+    return median(took) if took else None
 
 
 def _watched(history: PoolHistory, now: float) -> float:

@@ -8,9 +8,10 @@ from typing import Any
 
 from supervisor_memreap.advice.climbrate import FEWEST_HOURS
 from supervisor_memreap.advice.evidence import DAY, HOUR, Kind
-from supervisor_memreap.advice.suggestion import CLEAR, WARM, Forecast, Suggestion, Why
+from supervisor_memreap.advice.suggestion import CLEAR, Forecast, Suggestion, Why
 from supervisor_memreap.core.rows import known
-from supervisor_memreap.core.text import about, aligned, count, memory, quote, shown_size
+from supervisor_memreap.core.text import about, aligned, count, memory, quote, seconds, shown_size
+from supervisor_memreap.outputs.words import clock
 
 VERSION = 1
 """Of the values; increased when a key is removed or changes its meaning, not when one is added."""
@@ -24,6 +25,7 @@ _KINDS = {
     Kind.MIXED: "a leak, and growth of other kinds",
     Kind.UNKNOWN: "of a kind that is not known yet",
 }
+_STOPPED = {Kind.NONE: "workers do not grow", Kind.LEVELS_OFF: "workers stop growing"}
 _HEAD = ("", "limit", "a worker lives", "reaps a day", "all workers", "at most")
 
 
@@ -35,7 +37,8 @@ def text(suggestion: Suggestion) -> str:
     if suggestion.limit is None:
         parts.append(_paragraph(_sentence(why_not(suggestion))))
         return "\n\n".join(parts)
-    parts.append(_paragraph(" ".join(_sentence(each) for each in (_reason(suggestion), *_present(suggestion)))))
+    sentences = (_reason(suggestion), *_cost(suggestion), *_present(suggestion))
+    parts.append(_paragraph(" ".join(map(_sentence, sentences))))
     parts.append(f"[memreap:{suggestion.pool}]\nlimit={shown_size(suggestion.limit)}")
     return "\n\n".join(parts)
 
@@ -50,6 +53,10 @@ def line(suggestion: Suggestion) -> str:
     if suggestion.present and suggestion.present.limit == chosen.limit:
         holds = holds.replace("hold", "holds")
         return f"{watched}: the limit of {limit} replaces {_workers_a_day(chosen)}{holds}; keep it"
+    if suggestion.is_needed is False:
+        return (
+            f"{watched}: no limit is needed, since {_STOPPED[suggestion.kind]}; limit={limit} would catch a later leak"
+        )
     return f"{watched}: a limit of {limit} would replace {_workers_a_day(chosen)}{holds}; set limit={limit}"
 
 
@@ -67,7 +74,9 @@ def values(suggestion: Suggestion) -> dict[str, Any]:
         "workers_grew": suggestion.grew,
         "baseline_bytes": suggestion.baseline,
         "growth_bytes_per_hour": None if suggestion.growth is None else round(suggestion.growth),
+        "serve_seconds": suggestion.serves,
         "kind": suggestion.kind.value,
+        "needed": suggestion.is_needed,
         "limit_bytes": suggestion.limit,
         "limit": None if suggestion.limit is None else shown_size(suggestion.limit),
         "reason": why_not(suggestion) if suggestion.limit is None else _reason(suggestion),
@@ -99,7 +108,7 @@ def why_not(suggestion: Suggestion) -> str:
             f"all workers were restarted {about(suggestion.restarted)} ago, perhaps with another release, and too"
             f" little was watched since then to know how they grow now; ask again in {about(suggestion.again)}"
         )
-    unsure = _WHY_UNSURE.get(suggestion.kind, "growth changes from hour to hour")
+    unsure = _jumps(suggestion) or _WHY_UNSURE.get(suggestion.kind, "growth changes from hour to hour")
     reasons = {
         Why.TOO_SHORT: f"{watched}, {grew} grew; ask again tomorrow",
         Why.NO_FRESH: f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known;"
@@ -116,10 +125,20 @@ def why_not(suggestion: Suggestion) -> str:
 
 
 _WHY_UNSURE = {
-    Kind.SPIKES: "too few large requests were seen",
     Kind.MIXED: "too few workers were seen to reach one",
     Kind.LEVELS_OFF: "growth has not levelled off for long enough",
 }
+
+
+def _jumps(suggestion: Suggestion) -> str:
+    """What to observe, where single requests make workers grow."""
+    if not suggestion.jumps:
+        return ""
+    at, pid, climb = suggestion.jumps[0]
+    return (
+        f"{count(len(suggestion.jumps), 'large request')} seen, and it takes some 40 over a limit; look up in the"
+        f" access log what worker {pid} served at {clock(at)}, when it grew by {memory(climb)}"
+    )
 
 
 def _watched(suggestion: Suggestion) -> str:
@@ -166,18 +185,29 @@ def _life(forecast: Forecast, suggestion: Suggestion) -> str:
 def _reason(suggestion: Suggestion) -> str:
     """Why this limit, in one sentence."""
     assert suggestion.limit is not None
-    limit, warm = shown_size(suggestion.limit), f"{WARM / HOUR:.0f} hours"
+    limit, warm = shown_size(suggestion.limit), f"{suggestion.warm / HOUR:.0f} hours"
+    stopped = _STOPPED.get(suggestion.kind)
+    needed = f"no limit is needed, since {stopped}; " if stopped else ""
     reasons = {
         Why.WARM: f"{limit} is the smallest limit that is at least twice what a warmed-up worker holds and with which a"
         f" worker lives for {warm} or more, so that its caches are warm",
         Why.SHORT_LIVES: f"workers grow so fast that with {limit}, the largest limit that can be judged, they live for"
         f" less than {warm}: fix the leak, or set a larger limit if the machine has the memory",
-        Why.CLEAR: f"{limit} is more than {CLEAR:g} times what any worker was seen to hold, so in normal operation it"
-        " replaces few or none, and catches a leak",
+        Why.CLEAR: f"{needed}{limit} is more than {CLEAR:g} times what any worker was seen to hold, so in normal"
+        " operation it replaces few or none, and catches a leak",
         Why.AFTER_SPIKES: f"{limit} is the smallest limit that frees the memory of large requests, while a worker"
         f" lives for {warm} or more on average",
     }
     return reasons[suggestion.why]
+
+
+def _cost(suggestion: Suggestion) -> Iterator[str]:
+    """What short lives cost."""
+    chosen, serves = suggestion.suggested, suggestion.serves
+    if chosen and chosen.reaps is not None and serves is not None:
+        missing = seconds(chosen.reaps * serves)
+        workers = count(suggestion.workers, "worker")
+        yield f"a replacement serves after {seconds(serves)}, so of {workers} one is missing for {missing} a day"
 
 
 def _present(suggestion: Suggestion) -> Iterator[str]:
