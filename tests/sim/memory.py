@@ -39,20 +39,6 @@ class Usage(NamedTuple):
     """% of the time for which some process waits for memory, of this scope alone."""
 
 
-class Needs(NamedTuple):
-    """What one manager and its workers hold at one moment, and may come to hold; bytes."""
-
-    group: str
-    held: int
-    missing: float
-    """The most that the workers that it has yet to fork hold at their start."""
-    peak: float
-    """The most that its workers may hold now."""
-    leak: float
-    """In a second, of its workers."""
-    missing_leak: float
-
-
 class Memory:
     """A scope is known by the path of its group; empty: the host, which has all."""
 
@@ -65,7 +51,6 @@ class Memory:
         """Those of all processes of memreap."""
         self.when_killed: Callable[[str], None] = lambda _pool: None
         self._known: dict[str, Usage] = {}
-        self._needs: list[Needs] | None = None
         self._known_at = 0.0
         world.clock.after(SHORTEST, self._check)
 
@@ -84,24 +69,17 @@ class Memory:
         return [each for each in there if _is_in(each.plan.group, path)]
 
     def usage(self, path: str) -> Usage:
-        if self._world.clock.now != self._known_at:
-            self._forget()
+        now = self._world.clock.now
+        if now != self._known_at:
+            self._known, self._known_at = {}, now
         if path not in self._known:
-            self._known[path] = self._usage(path)
+            self._known[path] = self._usage(path, now)
         return self._known[path]
 
-    def _forget(self) -> None:
-        self._known, self._needs, self._known_at = {}, None, self._world.clock.now
-
-    def _all_needs(self) -> list[Needs]:
-        """Of each manager: what each question about memory rests on, asked some hundred times a simulated hour."""
-        if self._needs is None or self._world.clock.now != self._known_at:
-            self._forget()
-            self._needs = [_needs(each, self._known_at) for each in self._managers()]
-        return self._needs
-
-    def _usage(self, path: str) -> Usage:
-        held = sum(each.held for each in self._all_needs() if _is_in(each.group, path))
+    def _usage(self, path: str, now: float) -> Usage:
+        managers = self._managers(path)
+        held = SHARED * len(managers)
+        held += sum(worker.private(now) for manager in managers for worker in manager.workers.values())
         size = self.sizes[path]
         return Usage(held, size, 0.0 if size is None else min(100.0, max(0.0, held / size - FULL) * 400))
 
@@ -170,7 +148,7 @@ class Memory:
         self.kills[self.counted_in(worker.manager.plan.group)] += 1
         self.when_killed(worker.manager.plan.name)
         worker.manager.end_worker(worker, "killed by the kernel")
-        self._forget()
+        self._known = {}
 
     def _calm(self) -> float:
         """Seconds until something may happen in a scope, at the earliest."""
@@ -178,10 +156,13 @@ class Memory:
 
     def _calm_in(self, path: str, size: int) -> float:
         most, rate = 0.0, 0.0
-        for each in self._all_needs():
-            if _is_in(each.group, path):
-                most = most + (SHARED + each.missing) + each.peak
-                rate += each.leak + each.missing_leak
+        for manager in self._managers(path):
+            workers = list(manager.workers.values())
+            missing = max(0, manager.plan.kind.most - len(workers))
+            fresh = manager.plan.growth
+            most += SHARED + missing * fresh.peak(0.0)
+            most += sum(each.growth.peak(self._world.clock.now - each.born) for each in workers)
+            rate += sum(each.growth.leak for each in workers) + missing * fresh.leak
         if most + rate * LONGEST <= FULL * size:
             return LONGEST
         if most < FULL * size:
@@ -192,17 +173,5 @@ class Memory:
         return max(SHORTEST, min(self._every, ends[0] / rate if ends and rate else self._every))
 
 
-def _needs(manager: Manager, now: float) -> Needs:
-    held, peak, leak = SHARED, 0.0, 0.0
-    for worker in manager.workers.values():
-        growth = worker.growth
-        held += worker.private(now)
-        peak += growth.peak(now - worker.born)
-        leak += growth.leak
-    missing = max(0, manager.plan.kind.most - len(manager.workers))
-    fresh = manager.plan.growth
-    return Needs(manager.plan.group, held, missing * fresh.peak(0.0), peak, leak, missing * fresh.leak)
-
-
 def _is_in(path: str, group: str) -> bool:
-    return not group or path == group or path.startswith(f"{group}/")
+    return not group or f"{path}/".startswith(f"{group}/")
