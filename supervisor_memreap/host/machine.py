@@ -182,7 +182,8 @@ class PoolReader(Protocol):
         `gate` is called once, unless there is no manager; only workers for which it says so have their detail. Workers
         that are `expected` count as present until they are seen to be gone; of those that are `serving` it is known
         that they serve. `reads_structure`: also read `nested`. `probe`: read one worker in full in any case, to learn
-        whether sizes may be read. What may not be read, or is not read in time, is unknown in the Pool.
+        whether sizes may be read. What may not be read, or is not read in time, is unknown in the Pool. Its `late` is
+        the time since `now` of the look.
 
         May take some 0.5 s for the first worker that keeps its memory map locked, then 0.02 s for each.
         """

@@ -68,6 +68,10 @@ class Source:
                 self._children.setdefault(process.info["ppid"], []).append(process.pid)
         return self._children.get(pid, [])
 
+    def family(self, pid: int) -> tuple[Process, list[int]]:
+        """The process, and the pids of its children."""
+        return self.process(pid), self.children(pid)
+
     def sizes(self, pid: int) -> Sizes:
         info = self._memory(pid, full=False)
         return Sizes(info.vms, info.rss)

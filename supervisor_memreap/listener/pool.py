@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 
-from supervisor_memreap.core import events, following, policy
+from supervisor_memreap.core import events, following, policy, resting
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, Result, Worker
@@ -68,6 +68,14 @@ class WatchedPool(StatefulPool):
         self.followed.release(state)
         self.followed.take_over(pool, state)
         return Look(pool, settings, self._state)
+
+    def rest(self, pool: Pool, settings: PoolSettings, now: float) -> Look | None:
+        """The look at a pool at rest, which needs no choice; None: it is not at rest."""
+        choice = resting.choice_in(Look(pool, settings, self._state), self.choice, now)
+        if choice is None:
+            return None
+        self.settings, self.choice, self._state = settings, choice, choice.state
+        return Look(pool, settings, choice.state)
 
     def take(self, choice: Choice, now: float) -> None:
         """Accept what to do in this pool."""

@@ -96,7 +96,7 @@ class SimMachine:
     def look(self, now: float, reads_scopes: bool) -> Iterator[SimReader]:
         self.world.call("look")
         self.groups = {}
-        yield SimReader(self, reads_scopes)
+        yield SimReader(self, reads_scopes, now)
 
     def how_ended(self, program: Program, since: float) -> Ending:
         if self.world.call("how_ended") or not self.world.supervisord.answers():

@@ -15,8 +15,8 @@ from support.reaping import Reaping
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
+from supervisor_memreap.host import kept, procfs
 from supervisor_memreap.host import look as host_look
-from supervisor_memreap.host import procfs, statm
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 
@@ -25,12 +25,12 @@ MIB = 1024**2
 SETTINGS = PoolSettings(limit=500 * MIB)
 
 
-def look(manager: int, table: statm.Statm | None, needs_detail=lambda _worker: False, settings=SETTINGS):
+def look(manager: int, table: kept.Kept | None, needs_detail=lambda _worker: False, settings=SETTINGS):
     watch = Watch(Program("myapp", "myapp", "RUNNING", manager), settings)
     if table:
         table.begin()
     try:
-        return host_look.look(watch, procfs.source(), lambda _pool: needs_detail, statm=table)
+        return host_look.look(watch, procfs.source(), lambda _pool: needs_detail, kept=table)
     finally:
         if table:
             table.end()
@@ -38,7 +38,7 @@ def look(manager: int, table: statm.Statm | None, needs_detail=lambda _worker: F
 
 @pytest.fixture
 def table():
-    table = statm.Statm()
+    table = kept.Kept()
     yield table
     table.close()
 
@@ -54,12 +54,12 @@ def is_open(fd: str) -> bool:
 @pytest.mark.parametrize("metric", ["uss", "vms"])
 def test_a_look_with_kept_descriptors_equals_one_without(table, metric, monkeypatch):
     settings = PoolSettings(limit=500 * MIB, metric=metric)
-    monkeypatch.setattr(statm, "_swap_in_use", lambda: 0)  # a test beside this one may switch a swap file on
+    monkeypatch.setattr(kept, "_swap_in_use", lambda: 0)  # a test beside this one may switch a swap file on
     with pool(3, 40) as manager:
         for _ in range(3):
-            kept, plain = (look(manager, each, settings=settings).workers for each in (table, None))
-            assert [worker.id for worker in kept] == [worker.id for worker in plain]
-            for worker, expected in zip(kept, plain):
+            known, plain = (look(manager, each, settings=settings).workers for each in (table, None))
+            assert [worker.id for worker in known] == [worker.id for worker in plain]
+            for worker, expected in zip(known, plain):
                 assert worker.bound == pytest.approx(expected.bound, abs=MIB)
                 assert worker.age == pytest.approx(expected.age, abs=1)
         assert open_descriptors() == 3
@@ -96,7 +96,7 @@ def test_a_pid_below_another_manager_is_opened_again(table):
     with pool(1, 5) as manager:
         (worker,) = look(manager, table).workers
         other = worker.id._replace(pid=manager + 1)
-        assert table.known(worker.id.pid, other) is None
+        assert table.workers([worker.id.pid], other, by_size=False) == {}
 
 
 def test_pools_that_come_and_go_leave_no_descriptor_open():
@@ -120,7 +120,7 @@ def test_without_a_free_descriptor_every_file_is_opened_again(table):
 
 
 def test_swap_that_may_belong_to_a_worker_is_read(table, monkeypatch):
-    monkeypatch.setattr(statm, "_swap_in_use", lambda: 450 * MIB)
+    monkeypatch.setattr(kept, "_swap_in_use", lambda: 450 * MIB)
 
     def over(worker) -> bool:
         return worker.bound > SETTINGS.limit
