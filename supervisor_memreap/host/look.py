@@ -236,23 +236,40 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
 
 
 def measure(
-    pool: Pool, settings: PoolSettings, view: Source, deadline: float, known: Mapping[ProcessId, int]
+    pool: Pool,
+    settings: PoolSettings,
+    view: Source,
+    deadline: float,
+    known: Mapping[ProcessId, int],
+    kept: Kept | None = None,
 ) -> dict[ProcessId, int]:
     """The metric of each worker in bytes, if it may be read; reads those not `known` until `deadline` (monotonic)."""
     used = {}
+    unknown = []
     for worker in pool.workers:
         size = worker.used if worker.used is not None else known.get(worker.id)
         if size is not None:
             used[worker.id] = size
-        elif time.monotonic() < deadline:
-            try:
-                exact = view.memory(worker.id.pid) if settings.metric in ("uss", "pss") else None
-                size = _used(worker.bound, settings.metric, exact, len(pool.workers) + 1)
-                if size is not None and view.process(worker.id.pid).id == worker.id:
-                    used[worker.id] = size
-            except (ProcessLookupError, PermissionError):
-                pass  # it has just left, or may not be read
+        else:
+            unknown.append(worker)
+    if not unknown or time.monotonic() >= deadline:
+        return used
+    pids = [worker.id.pid for worker in unknown]
+    exact = view.memories(pids, deadline) if settings.metric in ("uss", "pss") else {}
+    # Those that are still there had their pids meanwhile.
+    there = kept.workers(pids, pool.manager, by_size=False) if kept and pool.manager else {}
+    for worker in unknown:
+        pid = worker.id.pid
+        size = _used(worker.bound, settings.metric, exact.get(pid), len(pool.workers) + 1)
+        same = there.get(pid)
+        if size is not None and (same.id == worker.id if same else _is(worker.id, view)):
+            used[worker.id] = size
     return used
+
+
+def _is(process: ProcessId, view: Source) -> bool:
+    """Whether it is there."""
+    return if_readable(lambda: view.process(process.pid).id == process, False)
 
 
 def private_memory(process: ProcessId, processes: int, view: Source) -> int | None:

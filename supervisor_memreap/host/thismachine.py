@@ -108,7 +108,7 @@ class ThisMachine:
     def measure(
         self, pool: Pool, settings: PoolSettings, known: Mapping[ProcessId, int], until: float
     ) -> dict[ProcessId, int]:
-        return look.measure(pool, settings, procfs.source(), until, known)
+        return look.measure(pool, settings, procfs.source(), until, known, self._kept)
 
     def server_of(self, pool: Pool) -> str | None:
         return look.server_of(pool, procfs.source())

@@ -31,13 +31,19 @@ class PoolSizes:
         self.growth = Growth()
         self._server: tuple[ProcessId | None, str | None] = None, None
         """The manager and its server, as far as that is known."""
+        self._is_server_final = False
+        """Whether the manager has run for so long that its workers have their titles."""
 
     def begin_round(self) -> None:
-        self._before, self.used, self._server = self.used, {}, (None, None)
+        self._before, self.used = self.used, {}
+        if not self._is_server_final:
+            self._server = None, None
 
     def measure(self, pool: WatchedPool, now: float) -> bool:
         """Read the workers that were not read in this round; whether there was time for all."""
         known = self.used
+        if not pool.pool.detailed and known.keys() == {worker.id for worker in pool.pool.workers}:
+            return True
         self.used = self._machine.measure(pool.pool, pool.settings, known, now + MEASURING)
         had_time = len(self.used) >= len(pool.pool.workers) or self._machine.now() < now + MEASURING
         readings = _readings(pool, self.used, known, now)
@@ -54,6 +60,7 @@ class PoolSizes:
         if server is None or manager != pool.pool.manager:
             server = self._machine.server_of(pool.pool)
             self._server = pool.pool.manager, server
+            self._is_server_final = pool.pool.manager_age >= MEASURE
         return server
 
 
