@@ -206,9 +206,10 @@ class Minute:
                 self._reaper._sizes._measured = float("-inf")
                 self._reaper._sizes.is_incomplete = False
                 self._outputs._history._looked = None
-            if self._outputs.want_a_look() or self._reaper.is_measuring:
-                rows = self._outputs.with_totals(self._reaper.status())
-                self._outputs.look(rows, 5)
+            whole = self._outputs.want_workers()
+            if whole or self._outputs.want_a_look() or self._reaper.is_measuring:
+                rows = self._outputs.with_totals(self._reaper.status(whole))
+                self._outputs.look(rows, 5, whole)
             self._outputs.wake(self._outputs.fds())
 
     def close(self) -> None:

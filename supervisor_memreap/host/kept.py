@@ -104,6 +104,7 @@ class Kept:
         # For each worker at each look: 4,000 workers take 15 ms, 10 of them in the kernel.
         found = {}
         get, now, read, swap = self._workers.get, self._now, os.pread, self._swap_in_use
+        new = tuple.__new__  # Worker(…) takes twice as long
         for pid in pids:
             kept = get(pid)
             if kept is None:
@@ -117,7 +118,7 @@ class Kept:
                 continue
             if resident != b"0":  # a zombie
                 bound = int(size) * _PAGE if by_size else int(resident) * _PAGE + swap
-                found[pid] = Worker(id, now - id.start_time, bound)
+                found[pid] = new(Worker, (id, now - id.start_time, bound, None, "", None))
         self._used.update(found)
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from supervisor_memreap.core import servers
 from supervisor_memreap.core.frozen import replace
@@ -12,12 +12,15 @@ from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
 from supervisor_memreap.host.kept import Kept
-from supervisor_memreap.host.machine import Gate, NeedsDetail
+from supervisor_memreap.host.machine import Asked, Gate, NeedsDetail
 from supervisor_memreap.host.memory import Memory, largest
 from supervisor_memreap.host.reader import Blocked, NoReader
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signalling import number
 from supervisor_memreap.host.source import Source, if_readable
+
+# The metrics that a look does not read of every worker.
+_EXACT = ("uss", "pss")
 
 
 def always(_pool: Pool) -> NeedsDetail:
@@ -228,7 +231,7 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
 
     `processes` is the number of processes in the pool, which share memory.
     """
-    if metric not in ("uss", "pss"):
+    if metric not in _EXACT:
         return bound
     if exact is None or (metric == "pss" and exact.pss is None):
         return None
@@ -236,34 +239,49 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
 
 
 def measure(
-    pool: Pool,
-    settings: PoolSettings,
+    asked: Sequence[Asked], view: Source, deadline: float, kept: Kept | None = None
+) -> list[Mapping[ProcessId, int]]:
+    """The metric of each worker in bytes, if it may be read; reads those not known until `deadline` (monotonic).
+
+    Where there is nothing new, what is known itself.
+    """
+    unknown = [
+        [each for each in pool.workers if each.used is None and each.id not in known] for pool, _, known in asked
+    ]
+    needed = [
+        worker.id.pid
+        for (_, settings, _), workers in zip(asked, unknown)
+        if settings.metric in _EXACT
+        for worker in workers
+    ]
+    exact = view.memories(needed, deadline) if needed else {}
+    return [_measured(each, workers, exact, view, kept) for each, workers in zip(asked, unknown)]
+
+
+def _measured(
+    asked: Asked,
+    unknown: Collection[Worker],
+    exact: Mapping[int, ProcessMemory],
     view: Source,
-    deadline: float,
-    known: Mapping[ProcessId, int],
-    kept: Kept | None = None,
-) -> dict[ProcessId, int]:
-    """The metric of each worker in bytes, if it may be read; reads those not `known` until `deadline` (monotonic)."""
-    used = {}
-    unknown = []
-    for worker in pool.workers:
-        size = worker.used if worker.used is not None else known.get(worker.id)
-        if size is not None:
-            used[worker.id] = size
-        else:
-            unknown.append(worker)
-    if not unknown or time.monotonic() >= deadline:
-        return used
-    pids = [worker.id.pid for worker in unknown]
-    exact = view.memories(pids, deadline) if settings.metric in ("uss", "pss") else {}
-    # Those that are still there had their pids meanwhile.
-    there = kept.workers(pids, pool.manager, by_size=False) if kept and pool.manager else {}
+    kept: Kept | None,
+) -> Mapping[ProcessId, int]:
+    pool, settings, known = asked
+    is_exact = settings.metric in _EXACT
+    if not any(worker.used is not None or not is_exact or worker.id.pid in exact for worker in pool.workers):
+        return known
+    used = {worker.id: known[worker.id] for worker in pool.workers if worker.id in known}
+    used |= {worker.id: worker.used for worker in pool.workers if worker.used is not None}
+    read = {}
     for worker in unknown:
-        pid = worker.id.pid
-        size = _used(worker.bound, settings.metric, exact.get(pid), len(pool.workers) + 1)
-        same = there.get(pid)
-        if size is not None and (same.id == worker.id if same else _is(worker.id, view)):
-            used[worker.id] = size
+        size = _used(worker.bound, settings.metric, exact.get(worker.id.pid), len(pool.workers) + 1)
+        if size is not None:
+            read[worker.id.pid] = size
+    # Those that are still there had their pids meanwhile.
+    there = kept.workers(read, pool.manager, by_size=False) if kept and pool.manager else {}
+    for worker in unknown:
+        pid, same = worker.id.pid, there.get(worker.id.pid)
+        if pid in read and (same.id == worker.id if same else _is(worker.id, view)):
+            used[worker.id] = read[pid]
     return used
 
 

@@ -138,17 +138,19 @@ def memory(pid: int) -> ProcessMemory:
 
 def memories(pids: Collection[int], until: float) -> dict[int, ProcessMemory]:
     """Of those of them that could be read until then (monotonic)."""
-    pids = [pid for pid in pids if not _is_avoided(f"/proc/{pid}")][:_AT_ONCE]
-    seconds = max(0.0, until - time.monotonic())
-    try:
-        answer = _ask(f"{_HELD}{seconds} {' '.join(map(str, pids))}", _HELD, PATIENCE + seconds)
-    except OSError:
-        return _one_by_one(pids, until)
-    return {
-        pid: ProcessMemory(private, swapped, pss, None if whole < 0 else whole)
-        for pid, (error, private, swapped, pss, whole) in zip(pids, _OF_EACH.iter_unpack(answer))
-        if not error
-    }
+    found: dict[int, ProcessMemory] = {}
+    pids = [pid for pid in pids if not _is_avoided(f"/proc/{pid}")]
+    while pids and (seconds := until - time.monotonic()) > 0:
+        part, pids = pids[:_AT_ONCE], pids[_AT_ONCE:]
+        try:
+            answer = _ask(f"{_HELD}{seconds} {' '.join(map(str, part))}", _HELD, PATIENCE + seconds)
+        except OSError:
+            found |= _one_by_one(part, until)
+            continue
+        for pid, (error, private, swapped, pss, whole) in zip(part, _OF_EACH.iter_unpack(answer)):
+            if not error:
+                found[pid] = ProcessMemory(private, swapped, pss, None if whole < 0 else whole)
+    return found
 
 
 def _one_by_one(pids: Iterable[int], until: float) -> dict[int, ProcessMemory]:

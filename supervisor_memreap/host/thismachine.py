@@ -6,16 +6,16 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from supervisor_memreap.core.model import Ending, Holder, Pool, ProcessId, Program, Result, Worker
 from supervisor_memreap.core.oomkills import Kills
-from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host import alarm, lock, look, procfs, signalling
 from supervisor_memreap.host.alarm import Alarm
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.kept import Kept
-from supervisor_memreap.host.machine import Gate, Handle, Lock, Order
+from supervisor_memreap.host.machine import Asked, Gate, Handle, Lock, Order
 from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.oomcounters import OomKills
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
@@ -105,10 +105,8 @@ class ThisMachine:
         except OSError:
             return True
 
-    def measure(
-        self, pool: Pool, settings: PoolSettings, known: Mapping[ProcessId, int], until: float
-    ) -> dict[ProcessId, int]:
-        return look.measure(pool, settings, procfs.source(), until, known, self._kept)
+    def measure(self, asked: Sequence[Asked], until: float) -> list[Mapping[ProcessId, int]]:
+        return look.measure(asked, procfs.source(), until, self._kept)
 
     def server_of(self, pool: Pool) -> str | None:
         return look.server_of(pool, procfs.source())

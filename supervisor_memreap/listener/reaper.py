@@ -154,9 +154,9 @@ class Reaper:
 
     # Status and commands.
 
-    def status(self) -> list[PoolRow]:
-        """The status of the pools at the last tick."""
-        return self._sizes.status(self._watched)
+    def status(self, whole: bool = True) -> list[PoolRow]:
+        """The status of the pools at the last tick; if not `whole`, their workers have only their notes."""
+        return self._sizes.status(self._watched, whole)
 
     @property
     def is_measuring(self) -> bool:
