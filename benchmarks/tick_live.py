@@ -132,7 +132,9 @@ def spent(supervisord: int, listener: int | None) -> tuple[float, dict[str, floa
 def cpu(pid: int) -> float:
     """ms that all threads of the process have run."""
     with contextlib.suppress(OSError):
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e6
+        return (
+            sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e6
+        )
     return 0.0
 
 
@@ -143,7 +145,7 @@ def listen(parts: str) -> int:
     from supervisor_memreap.outputs.publisher import Publisher
     from supervisor_memreap.supervisord.client import Client
 
-    spans: collections.Counter[str] = collections.Counter()
+    spans: collections.defaultdict[str, float] = collections.defaultdict(float)
 
     def timed(owner: type, method: str, part: str) -> None:
         act = getattr(owner, method)

@@ -22,17 +22,19 @@ def markdown(rows: list[Result]) -> str:
         "",
         "Milliseconds of CPU for one tick in which there is nothing to do: the median of up to five. Everything was",
         "measured in the same run of `python benchmarks/tick.py`, which wrote this page. Its `--help` describes each",
-        "column.",
+        "column; the last three are memreap / C floor, memreap / Python floor, and recording / C floor.",
         "",
         "![Milliseconds of CPU for a tick, by the number of workers](../../docs/performance.svg)",
         "",
-        f"| programs | workers | {' | '.join(ways)} | memreap / C floor |",
-        f"|--:|--:|{'--:|' * (len(ways) + 1)}",
+        f"| programs | workers | {' | '.join(ways)} | to C | to Python | recording to C |",
+        f"|--:|--:|{'--:|' * (len(ways) + 3)}",
     ]
     for row in rows:
-        cells = " | ".join(f"{row['ways'][way]:,.1f}" for way in ways)
-        ratio = row["ways"]["memreap"] / row["ways"]["C floor"]
-        lines.append(f"| {row['programs']} | {row['workers']:,} | {cells} | {ratio:.1f} |")
+        spent = row["ways"]
+        cells = " | ".join(f"{spent[way]:,.1f}" if way in spent else "-" for way in ways)
+        ratios = (("memreap", "C floor"), ("memreap", "Python floor"), ("recording", "C floor"))
+        shares = " | ".join(f"{spent[one] / spent[other]:.2f}" for one, other in ratios)
+        lines.append(f"| {row['programs']} | {row['workers']:,} | {cells} | {shares} |")
     lines += [
         "",
         "## Where the time of memreap's tick goes",
@@ -45,16 +47,40 @@ def markdown(rows: list[Result]) -> str:
     for row in rows:
         cells = " | ".join(f"{row['steps'][step]:,.1f}" for step in steps)
         lines.append(f"| {row['workers']:,} | {cells} |")
+    for row in rows:
+        lines += _live(row) if row["live"] else []
     return "\n".join([*lines, "", f"Measured on {rows[0]['at']}: {rows[0]['on']}.", ""])
 
 
+def _live(row: Result) -> list[str]:
+    """The table of a real supervisord."""
+    lines = [
+        "",
+        f"## With a real supervisord: {row['programs']} programs, {row['workers']:,} workers",
+        "",
+        "For each TICK_5, over a minute, with history, metrics and `[rpcinterface:memreap]`. The parts of supervisord are",
+        "what it needs more than without them; the last part of the listener is what it needs beside the other ones. The",
+        "reader reads the sizes.",
+        "",
+        "| process | parts, ms | together |",
+        "|---|---|--:|",
+    ]
+    for process, parts in row["live"].items():
+        cells = ", ".join(f"{part} {spent:,.1f}" for part, spent in parts.items())
+        lines.append(f"| {process} | {cells} | {sum(parts.values()):,.1f} |")
+    return lines
+
+
+_DRAWN = ("C floor", "memreap", "recording", "psutil", "kidreaper", "memmon", "memmon -c")
 _COLOURS = ("text", "green", "blue", "violet", "amber", "red", "dim")
 _WIDTH, _LEFT, _TOP, _ACROSS, _HEIGHT = 600, 62, 70, 440, 310
 
 
 def drawing(rows: list[Result]) -> str:
     """A line for each way; both axes are logarithmic, since 10 and 4,000 workers are both to be seen."""
-    ways = list(rows[0]["ways"])
+    rows = [row for row in rows if row["ways"].keys() >= set(_DRAWN)]
+    rows = [{**row, "ways": {way: row["ways"][way] for way in _DRAWN}} for row in rows]
+    ways = list(_DRAWN)
     low = math.floor(math.log10(min(min(row["ways"].values()) for row in rows)))
     high = math.ceil(math.log10(max(max(row["ways"].values()) for row in rows)))
     first, last = math.log10(rows[0]["workers"]), math.log10(rows[-1]["workers"])

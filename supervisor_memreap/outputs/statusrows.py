@@ -16,6 +16,7 @@ from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 
 _HOUR = 3600
+_UNKNOWN = Growth()
 # What only a listener knows of a pool or of a worker.
 _OF_LISTENER = (
     *("growth_bytes_per_hour", "next_at_limit_seconds", "reaps", "given_back_bytes", "counted_since", "since"),
@@ -30,17 +31,15 @@ def of_pool(
     counters: Counters,
     used: Mapping[ProcessId, int],
     boot: float = 0.0,
-    growth: Growth | None = None,
+    growth: Growth = _UNKNOWN,
     server: str | None = None,
     whole: bool = True,
 ) -> PoolRow:
     """One pool; `used` has the known metric of each worker, in bytes. Unknown values are left out.
 
-    If not `whole`, each worker has only its note.
     `boot` is added to the times in `state`, for seconds since the epoch. `server` is as in host.look.server_of.
     """
-    pool, growth = choice.pool, growth or Growth()
-    sizes = [used[worker.id] for worker in pool.workers if worker.id in used]
+    pool, sizes = choice.pool, [used[worker.id] for worker in choice.pool.workers if worker.id in used]
     row: PoolRow = {
         "name": pool.name,
         "state": pool.state,
@@ -109,7 +108,7 @@ def _workers(
 
 
 def _notes(choice: Choice, _settings: object, state: PoolState, _used: object, _growth: object) -> Iterator[WorkerRow]:
-    """What happens to each worker, if anything does."""
+    """Of a pool that is not shown `whole`: what happens to each worker, if anything does."""
     leaving, stuck = state.leaving, {each.worker for each in state.stuck}
     population = state.population
     if not (leaving or stuck or state.requested) and population.workers <= population.serving.keys():
