@@ -20,8 +20,8 @@ median counts. All run on the same workers in the same run:
 The last four are not asked for more than 4,000 workers, which would take an hour. Then a real supervisord runs the
 programs, with and without the listener (tick_live.py).
 
-Needs a C compiler, ps, prometheus-client, and superlance for the last two. Writes performance.jsonl and performance.md to
-benchmarks/results, and docs/performance.svg. Linux only.
+Needs a C compiler, ps, prometheus-client, and superlance for the last two. Writes performance.jsonl and performance.md
+to benchmarks/results, and docs/performance.svg. Linux only.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from unittest import mock
 import psutil
 
 from supervisor_memreap.demo import private
-from supervisor_memreap.supervisord.client import connect
+from supervisor_memreap.supervisord.client import Unavailable, connect
 
 SECONDS = 60.0
 TICKS = SECONDS / 5
@@ -91,14 +91,12 @@ def control(directory: Path) -> Any:
     """supervisord's XML-RPC interface, as soon as it answers."""
     client = connect(f"unix://{directory}/s.sock", {}, timeout=30.0)
     until = time.monotonic() + 60
-    while True:
-        try:
+    while time.monotonic() < until:
+        with contextlib.suppress(Unavailable):
             client.programs()
-            return client._proxy.supervisor
-        except Exception:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+            break
+        time.sleep(0.2)
+    return client._proxy.supervisor
 
 
 @contextlib.contextmanager
@@ -132,9 +130,8 @@ def spent(supervisord: int, listener: int | None) -> tuple[float, dict[str, floa
 def cpu(pid: int) -> float:
     """ms that all threads of the process have run."""
     with contextlib.suppress(OSError):
-        return (
-            sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e6
-        )
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e6
     return 0.0
 
 

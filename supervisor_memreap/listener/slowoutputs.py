@@ -19,6 +19,7 @@ from supervisor_memreap.outputs.child import Child
 from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.inbox import Message
 from supervisor_memreap.outputs.lasting import Once
+from supervisor_memreap.outputs.statusrows import with_notes
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds before its time that an output gets a look.
@@ -127,7 +128,7 @@ class SlowOutput:
         has_waited = self._looked is None or time.monotonic() - self._looked >= self._kind.period - _EARLY
         return self.child is not None and has_waited and (whole or not self._kind.reads_workers)
 
-    def look(self, message: Message, watching: Message | None, whole: bool) -> None:
+    def look(self, message: Message, rows: Sequence[PoolRow], whole: bool, watching: Message | None) -> None:
         """Hand over the look if it is due; to a child that is started again, if that is."""
         if self._ended is not None and time.monotonic() - self._ended >= _RESTART:
             self.trouble = ""
@@ -135,7 +136,9 @@ class SlowOutput:
         # The next look may be an hour away.
         if self.child and self.is_due(whole):
             self._looked = time.monotonic()
-            self.child.send(message, is_event=False)
+            if whole and not self._kind.reads_workers:
+                rows = [with_notes(row) for row in rows]
+            self.child.send({**message, "pools": rows}, is_event=False)
 
     def fds(self) -> dict[int, int]:
         if self.child is None:
@@ -254,9 +257,9 @@ class SlowOutputs(Wakeable):
         """
         with guard(self._note_error):
             lasting = sorted(self._once.lasting_kinds())
-            message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting, "period": period}
+            message = {"kind": "look", "at": time.time(), "lasting": lasting, "period": period}
             for output in self._all:
-                output.look(message, self._watching, whole)
+                output.look(message, rows, whole, self._watching)
         if self._error:
             error, self._error = self._error, None
             self._once(error)

@@ -127,6 +127,12 @@ def _notes(choice: Choice, _settings: object, state: PoolState, _used: object, _
         yield cast(WorkerRow, {"note": note} if note else {})
 
 
+def with_notes(row: PoolRow) -> PoolRow:
+    """A row that is whole as one that is not."""
+    notes = ({"note": each["note"]} if "note" in each else {} for each in row["workers"])
+    return {**row, "workers": [cast(WorkerRow, note) for note in notes]}
+
+
 def _per_hour(per_second: float | None) -> int | None:
     return None if per_second is None else round(per_second * _HOUR)
 
