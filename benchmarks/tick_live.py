@@ -1,8 +1,9 @@
 """What ticks cost a real supervisord and a real listener of memreap, in ms of CPU for each tick. A part of tick.py.
 
-One supervisord runs the programs, with memreap's history, metrics and [rpcinterface:memreap]. For a minute each of
-TICK_5 it has no listener, one that only answers, and memreap. What each needs is read from /proc/PID/schedstat, so the
-parts of supervisord are differences. The listener's own parts are timed in it: as a script, this is that listener.
+One supervisord runs the programs, with memreap's history, metrics and [rpcinterface:memreap]. It has no listener for
+half a minute of TICK_5, then one that only answers, and memreap for a minute. What each needs is read from
+/proc/PID/schedstat, so the parts of supervisord are differences. The listener's own parts are timed in it: as a script,
+this is that listener.
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ import psutil
 from supervisor_memreap.demo import private
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
-SECONDS = 60.0
-TICKS = SECONDS / 5
-# Seconds until pools are calm, and until all is loaded.
-CALM = 75.0
+# Seconds of memreap, and of less; until the programs have started; and until pools are calm.
+WHOLE, LESS, STARTED, CALM = 60.0, 30.0, 15.0, 75.0
+PERIOD = 5.0
 INTERFACE = "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
 OK = """import sys
 while True:
@@ -46,16 +46,16 @@ def measured(floor: str, programs: int, workers: int) -> dict[str, dict[str, flo
         stack.enter_context(private.Supervisord(directory, configuration(directory, floor, programs, workers)))
         proxy = control(directory)
         supervisord = int(proxy.getPID())
-        time.sleep(CALM)
-        idle, _ = spent(supervisord, None)
+        time.sleep(STARTED)
+        idle, _ = spent(supervisord, None, LESS)
         with listener(proxy, "ok") as pid:
-            time.sleep(10.0)
-            answered, _ = spent(supervisord, pid)
+            time.sleep(STARTED)
+            answered, _ = spent(supervisord, pid, LESS)
         with listener(proxy, "memreap") as pid:
             time.sleep(CALM)
             parts = directory / "parts"
             before = json.loads(parts.read_text())
-            whole, own = spent(supervisord, pid)
+            whole, own = spent(supervisord, pid, WHOLE)
             after = json.loads(parts.read_text())
     ticks = after["ticks"] - before["ticks"]
     spans = {name: (after[name] - before[name]) * 1000 / ticks for name in after if name != "ticks"}
@@ -107,8 +107,8 @@ def listener(proxy: Any, name: str) -> Iterator[int]:
     proxy.stopProcess(name)
 
 
-def spent(supervisord: int, listener: int | None) -> tuple[float, dict[str, float]]:
-    """ms for each tick of a minute: of supervisord, and of the listener and each process below it."""
+def spent(supervisord: int, listener: int | None, seconds: float) -> tuple[float, dict[str, float]]:
+    """ms for each tick of these seconds: of supervisord, and of the listener and each process below it."""
 
     def now() -> tuple[float, dict[str, float]]:
         if listener is None:
@@ -121,10 +121,11 @@ def spent(supervisord: int, listener: int | None) -> tuple[float, dict[str, floa
         return cpu(supervisord), below | own
 
     before, of_listener = now()
-    time.sleep(SECONDS)
+    time.sleep(seconds)
     after, since = now()
-    own = {name: (value - of_listener.get(name, 0.0)) / TICKS for name, value in since.items()}
-    return (after - before) / TICKS, own
+    ticks = seconds / PERIOD
+    own = {name: (value - of_listener.get(name, 0.0)) / ticks for name, value in since.items()}
+    return (after - before) / ticks, own
 
 
 def cpu(pid: int) -> float:

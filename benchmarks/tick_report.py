@@ -78,9 +78,8 @@ _WIDTH, _LEFT, _TOP, _ACROSS, _HEIGHT = 600, 62, 70, 440, 310
 
 def drawing(rows: list[Result]) -> str:
     """A line for each way; both axes are logarithmic, since 10 and 4,000 workers are both to be seen."""
-    rows = [row for row in rows if row["ways"].keys() >= set(_DRAWN)]
-    rows = [{**row, "ways": {way: row["ways"][way] for way in _DRAWN}} for row in rows]
-    ways = list(_DRAWN)
+    rows = [{**row, "ways": {way: row["ways"][way] for way in _DRAWN if way in row["ways"]}} for row in rows]
+    ways = list(rows[0]["ways"])
     low = math.floor(math.log10(min(min(row["ways"].values()) for row in rows)))
     high = math.ceil(math.log10(max(max(row["ways"].values()) for row in rows)))
     first, last = math.log10(rows[0]["workers"]), math.log10(rows[-1]["workers"])
@@ -101,13 +100,17 @@ def drawing(rows: list[Result]) -> str:
         body.append(svg.text(_LEFT - 8, at + 4, f"{10.0**exponent:,g}", "dim small", "end"))
     for row in rows:
         body.append(svg.text(x(row["workers"]), _TOP + _HEIGHT + 18, f"{row['workers']:,}", "dim small", "middle"))
-    label = 0.0
-    for way in sorted(ways, key=lambda way: rows[-1]["ways"][way], reverse=True):
+    label, was_last = 0.0, True
+    lines = {way: [(row["workers"], row["ways"][way]) for row in rows if way in row["ways"]] for way in ways}
+    for way in sorted(ways, key=lambda way: lines[way][-1], reverse=True):
         colour = _COLOURS[ways.index(way)]
-        body.append(svg.path([(x(row["workers"]), y(row["ways"][way])) for row in rows], f"{colour} thick"))
-        label = max(y(rows[-1]["ways"][way]) + 4, label + 14)
-        body.append(svg.text(_LEFT + _ACROSS + 8, label, way, f"{colour} small"))
-    about = "; ".join(f"{way} {rows[-1]['ways'][way]:,.0f} ms" for way in ways)
+        body.append(svg.path([(x(workers), y(ms)) for workers, ms in lines[way]], f"{colour} thick"))
+        workers, ms = lines[way][-1]
+        is_last = workers == rows[-1]["workers"]
+        label = max(y(ms) + 4, label + 14 if is_last == was_last else 0.0)
+        was_last = is_last
+        body.append(svg.text(x(workers) + 8, label, way, f"{colour} small"))
+    about = "; ".join(f"{way} {rows[-1]['ways'][way]:,.0f} ms" for way in ways if way in rows[-1]["ways"])
     return svg.document(
         "What a tick costs, by the number of workers",
         f"With {rows[-1]['workers']:,} workers: {about}.",
