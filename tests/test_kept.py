@@ -1,9 +1,10 @@
-"""Descriptors of statm that are kept from look to look: each means one process forever, and none is left open."""
+"""Descriptors that are kept from look to look: each means one process forever, and none is left open."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -97,6 +98,42 @@ def test_a_pid_below_another_manager_is_opened_again(table):
         (worker,) = look(manager, table).workers
         other = worker.id._replace(pid=manager + 1)
         assert table.workers([worker.id.pid], other, by_size=False) == {}
+
+
+def test_a_manager_is_read_by_descriptors_that_mean_it_forever(table):
+    view = procfs.source()
+    with pool(3, 5) as manager:
+        for _ in range(2):
+            process, children = table.family(manager, view)
+            plain, expected = view.family(manager)
+            assert (process.id, process.parent, sorted(children)) == (plain.id, plain.parent, sorted(expected))
+        assert len(table._managers) == 1
+    with pytest.raises(ProcessLookupError):
+        table.family(manager, view)
+    assert not table._managers
+
+
+THREAD_WITH_A_CHILD = """
+import subprocess, threading, time
+threading.Thread(target=subprocess.call, args=(["sleep", "1000"],), daemon=True).start()
+time.sleep(1000)
+"""
+
+
+def test_children_of_each_thread_of_a_manager_are_seen(table):
+    with subprocess.Popen([sys.executable, "-c", THREAD_WITH_A_CHILD]) as manager:
+        try:
+
+            def assert_seen() -> None:
+                (child,) = psutil.Process(manager.pid).children()
+                assert table.family(manager.pid, procfs.source())[1] == [child.pid]
+
+            eventually(assert_seen)
+            assert_seen()
+        finally:
+            (child,) = psutil.Process(manager.pid).children()
+            child.kill()
+            manager.kill()
 
 
 def test_pools_that_come_and_go_leave_no_descriptor_open():
