@@ -28,8 +28,8 @@ import psutil
 from supervisor_memreap.demo import private
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
-# Seconds of memreap, and of less; until the programs have started; and until pools are calm.
-WHOLE, LESS, STARTED, CALM = 60.0, 30.0, 15.0, 75.0
+# Seconds of memreap, and of less; until the programs have started; until pools in which all serve are calm.
+WHOLE, LESS, STARTED, CALM = 60.0, 30.0, 15.0, 30.0
 PERIOD = 5.0
 INTERFACE = "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
 OK = """import sys
@@ -52,6 +52,7 @@ def measured(floor: str, programs: int, workers: int) -> dict[str, dict[str, flo
             time.sleep(STARTED)
             answered, _ = spent(supervisord, pid, LESS)
         with listener(proxy, "memreap") as pid:
+            until_all_serve(directory)
             time.sleep(CALM)
             parts = directory / "parts"
             before = json.loads(parts.read_text())
@@ -97,6 +98,19 @@ def control(directory: Path) -> Any:
             break
         time.sleep(0.2)
     return client._proxy.supervisor
+
+
+def until_all_serve(directory: Path) -> None:
+    """Until memreap has seen each worker serve, which it asks of some at each tick."""
+    client = connect(f"unix://{directory}/s.sock", {}, timeout=30.0)
+    until = time.monotonic() + 600
+    while time.monotonic() < until:
+        time.sleep(2.0)
+        seen = client.seen_by_listener()
+        pools = seen[0] if seen else []
+        if pools and all(pool["workers"] and not any("note" in each for each in pool["workers"]) for pool in pools):
+            return
+    raise RuntimeError("some workers were not seen to serve")
 
 
 @contextlib.contextmanager

@@ -138,18 +138,27 @@ def memory(pid: int) -> ProcessMemory:
 
 def memories(pids: Collection[int], until: float) -> dict[int, ProcessMemory]:
     """Of those of them that could be read until then (monotonic)."""
+    global _lost_at
     found: dict[int, ProcessMemory] = {}
     pids = [pid for pid in pids if not _is_avoided(f"/proc/{pid}")]
     while pids and (seconds := until - time.monotonic()) > 0:
         part, pids = pids[:_AT_ONCE], pids[_AT_ONCE:]
         try:
             answer = _ask(f"{_HELD}{seconds} {' '.join(map(str, part))}", _HELD, PATIENCE + seconds)
+        except TimeoutError:
+            _lost_at = time.monotonic()
         except OSError:
-            found |= _one_by_one(part, until)
-            continue
-        for pid, (error, private, swapped, pss, whole) in zip(part, _OF_EACH.iter_unpack(answer)):
-            if not error:
-                found[pid] = ProcessMemory(private, swapped, pss, None if whole < 0 else whole)
+            found |= _one_by_one(part, until)  # as after a time-out: without the one that does not answer
+        else:
+            found |= _unpacked(part, answer)
+    return found
+
+
+def _unpacked(pids: Iterable[int], answer: bytes) -> dict[int, ProcessMemory]:
+    found = {}
+    for pid, (error, private, swapped, pss, whole) in zip(pids, _OF_EACH.iter_unpack(answer)):
+        if not error:
+            found[pid] = ProcessMemory(private, swapped, pss, None if whole < 0 else whole)
     return found
 
 
