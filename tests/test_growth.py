@@ -130,7 +130,7 @@ def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **m
     ((choice,), *_) = selection.choose([Look(pool, settings, state)], 100.0)
     counters = Counters().with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
-    return statusrows.of_pool(choice, settings, choice.state, counters, used, growth=known)
+    return statusrows.of_pool(choice, settings, choice.state, counters, used, growth=known or growth.Growth())
 
 
 GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
