@@ -17,7 +17,8 @@ median counts. All run on the same workers in the same run:
     memmon        superlance's: ps -orss= -p, for each manager; it does not see the workers
     memmon -c     superlance's with --cumulative: the list of all processes, for each manager
 
-The last four are not asked for more than 1,000 workers: with 4,000, 130 s of CPU. Then a real supervisord runs the
+With 10,000 workers, recording is not measured: two reapers in one process would need 22,000 descriptors. The last four
+are not asked for more than 1,000 workers: with 4,000, 130 s of CPU. Then a real supervisord runs the
 programs, with and without the listener (tick_live.py).
 
 Needs a C compiler, ps, prometheus-client, and superlance for the last two. Writes performance.jsonl and performance.md
@@ -144,7 +145,9 @@ def measure_all(floor: str, managers: list[int], with_others: bool) -> tuple[dic
     programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
     settings = Settings({program.name: {"limit": 1 << 40} for program in programs})
     time.sleep(sizes.MEASURE)  # until the name of a server is final
-    quiet, recording = Ticks(programs, settings), Minute(programs, settings)
+    quiet, recording = Ticks(programs, settings), None
+    if len(managers) < SIZES[-1][0]:
+        recording = Minute(programs, settings)
     ticks: list[dict[str, float]] = []
 
     def by_memreap() -> float:
@@ -155,9 +158,10 @@ def measure_all(floor: str, managers: list[int], with_others: bool) -> tuple[dic
         "C floor": lambda: by_floor(floor, managers),
         "Python floor": lambda: by_cpu(lambda: by_python(managers)),
         "memreap": by_memreap,
-        "recording": lambda: by_cpu(recording.pass_by) / Minute.TICKS,
-        "children": lambda: recording.of_children / Minute.TICKS,
     }
+    if recording:
+        ways["recording"] = lambda: by_cpu(recording.pass_by) / Minute.TICKS
+        ways["children"] = lambda: recording.of_children / Minute.TICKS
     others: dict[str, Callable[[], float]] = {
         "psutil": lambda: by_cpu(lambda: by_psutil(managers)),
         "kidreaper": lambda: by_children(lambda: by_ps(managers)),
@@ -174,7 +178,8 @@ def measure_all(floor: str, managers: list[int], with_others: bool) -> tuple[dic
                     f"{len(managers)} programs: {way} {measured[way][-1]:.1f} ms ({number + 1} of {TIMES})", flush=True
                 )
     quiet.reaper.close()
-    recording.close()
+    if recording:
+        recording.close()
     # Those of the tick that is the median, so that they add up to it.
     steps = sorted(ticks, key=lambda tick: sum(tick.values()))[len(ticks) // 2]
     return {way: statistics.median(values) for way, values in measured.items()}, steps

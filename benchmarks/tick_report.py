@@ -33,8 +33,9 @@ def markdown(rows: list[Result]) -> str:
         spent = row["ways"]
         cells = " | ".join(f"{spent[way]:,.1f}" if way in spent else "-" for way in ways)
         ratios = (("memreap", "C floor"), ("memreap", "Python floor"), ("recording", "C floor"))
-        shares = " | ".join(f"{spent[one] / spent[other]:.2f}" for one, other in ratios)
+        shares = " | ".join(f"{spent[one] / spent[other]:.2f}" if one in spent else "-" for one, other in ratios)
         lines.append(f"| {row['programs']} | {row['workers']:,} | {cells} | {shares} |")
+    lines += ["", *(row["note"] for row in rows if "note" in row)]
     lines += [
         "",
         "## Where the time of memreap's tick goes",
