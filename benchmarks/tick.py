@@ -1,22 +1,28 @@
 """What one quiet tick costs, in ms of CPU.
 
-    python benchmarks/tick.py             five minutes
+    python benchmarks/tick.py             a quarter of an hour
     python benchmarks/tick.py --report    only write the page and the picture again, from the results
 
-Waiting workers, 10 to 4,000 of them in 1 to 200 programs, are looked at by each way in turn, several times over; the
+Waiting workers, 10 to 10,000 of them in 1 to 500 programs, are looked at by each way in turn, several times over; the
 median counts. All run on the same workers in the same run:
 
-    C floor     benchmarks/tick_floor.c: the list of children and each child's statm, opened, read and closed
-    memreap     Reaper.tick, with a limit that none is over
-    recording   the same with a history: twelve ticks, a minute of TICK_5, in which all sizes are recorded once,
-                divided by twelve; without what its child process needs
-    psutil      children() and memory_info() of each manager's workers
-    kidreaper   ps -o pid=,vsz= --ppid, for each manager
-    memmon      superlance's: ps -orss= -p, for each manager; it does not see the workers
-    memmon -c   superlance's with --cumulative: the list of all processes, for each manager
+    C floor       benchmarks/tick_floor.c: the list of children and each child's statm, opened, read and closed
+    Python floor  the same in Python, with nothing but os.open, os.read and os.close
+    memreap       Reaper.tick, with a limit that none is over
+    recording     the same with a history and metrics: twelve ticks, a minute of TICK_5, in which all sizes are read and
+                  recorded once, divided by twelve; without what its child processes need
+    children      what these need: the history, the metrics, and the reader of sizes
+    psutil        children() and memory_info() of each manager's workers
+    kidreaper     ps -o pid=,vsz= --ppid, for each manager
+    memmon        superlance's: ps -orss= -p, for each manager; it does not see the workers
+    memmon -c     superlance's with --cumulative: the list of all processes, for each manager
 
-Needs a C compiler, ps, and superlance for the last two. Writes performance.jsonl and performance.md to
-benchmarks/results, and docs/performance.svg. Linux only.
+With 10,000 workers, recording is not measured: two reapers in one process would need 22,000 descriptors. The last four
+are not asked for more than 1,000 workers: with 4,000, 130 s of CPU. Then a real supervisord runs the
+programs, with and without the listener (tick_live.py).
+
+Needs a C compiler, ps, prometheus-client, and superlance for the last two. Writes performance.jsonl and performance.md
+to benchmarks/results, and docs/performance.svg. Linux only.
 """
 
 from __future__ import annotations
@@ -40,24 +46,28 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
+import tick_live
 import tick_report
 from pages import RESULTS, picture, read
 from superlance.memmon import Memmon
 
-from supervisor_memreap.core import following, policy, selection
+from supervisor_memreap.core import following, policy, resting, selection
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.host import look, roster
+from supervisor_memreap.host import look, reader, roster
 from supervisor_memreap.host.thismachine import ThisMachine
+from supervisor_memreap.listener import loop, sizes
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 HERE = Path(__file__).resolve().parent
-SIZES = ((1, 10), (5, 100), (50, 1000), (200, 4000))
+SIZES = ((1, 10), (5, 100), (50, 1000), (200, 4000), (500, 10000))
+# Those with a real supervisord; and up to how many workers the ways of others are measured.
+LIVE, OTHERS = (10, 4000), 1000
 TIMES = 5
 # A way that needs more than this for one tick is measured once.
 SLOW = 2000.0
@@ -89,12 +99,14 @@ def main() -> int:
 
 def measured(sizes: Sequence[tuple[int, int]]) -> list[tick_report.Result]:
     rows = []
+    loop.collect_seldom()  # as a listener does
     with tempfile.TemporaryDirectory() as directory:
         floor = build(Path(directory))
         for programs, workers in sizes:
             with sleepers(floor, programs, workers) as managers:
-                ways, steps = measure_all(floor, managers)
-            row = {"programs": programs, "workers": workers, "ways": ways, "steps": steps, **about()}
+                ways, steps = measure_all(floor, managers, with_others=workers <= OTHERS)
+            live = tick_live.measured(floor, programs, workers) if workers in LIVE else {}
+            row = {"programs": programs, "workers": workers, "ways": ways, "steps": steps, "live": live, **about()}
             rows.append(row)
     return rows
 
@@ -125,14 +137,17 @@ def sleepers(floor: str, programs: int, workers: int) -> Iterator[list[int]]:
         yield [int(process.stdout.readline()) for _ in range(programs)]
 
 
-def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict[str, float]]:
+def measure_all(floor: str, managers: list[int], with_others: bool) -> tuple[dict[str, float], dict[str, float]]:
     """ms of CPU for one tick, by way, and those of memreap by step.
 
     The ways take turns, so that what else the machine does hits all of them.
     """
     programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
     settings = Settings({program.name: {"limit": 1 << 40} for program in programs})
-    quiet, recording = Ticks(programs, settings), Minute(programs, settings)
+    time.sleep(sizes.MEASURE)  # until the name of a server is final
+    quiet, recording = Ticks(programs, settings), None
+    if len(managers) < SIZES[-1][0]:
+        recording = Minute(programs, settings)
     ticks: list[dict[str, float]] = []
 
     def by_memreap() -> float:
@@ -141,13 +156,19 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
 
     ways: dict[str, Callable[[], float]] = {
         "C floor": lambda: by_floor(floor, managers),
+        "Python floor": lambda: by_cpu(lambda: by_python(managers)),
         "memreap": by_memreap,
-        "recording": lambda: by_cpu(recording.pass_by) / Minute.TICKS,
+    }
+    if recording:
+        ways["recording"] = lambda: by_cpu(recording.pass_by) / Minute.TICKS
+        ways["children"] = lambda: recording.of_children / Minute.TICKS
+    others: dict[str, Callable[[], float]] = {
         "psutil": lambda: by_cpu(lambda: by_psutil(managers)),
         "kidreaper": lambda: by_children(lambda: by_ps(managers)),
         "memmon": lambda: by_children(lambda: by_memmon(managers, cumulative=False)),
         "memmon -c": lambda: by_children(lambda: by_memmon(managers, cumulative=True)),
     }
+    ways |= others if with_others else {}
     measured: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(TIMES):
         for way, measure in ways.items():
@@ -157,7 +178,8 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
                     f"{len(managers)} programs: {way} {measured[way][-1]:.1f} ms ({number + 1} of {TIMES})", flush=True
                 )
     quiet.reaper.close()
-    recording.close()
+    if recording:
+        recording.close()
     # Those of the tick that is the median, so that they add up to it.
     steps = sorted(ticks, key=lambda tick: sum(tick.values()))[len(ticks) // 2]
     return {way: statistics.median(values) for way, values in measured.items()}, steps
@@ -187,7 +209,7 @@ class Ticks:
 
 
 class Minute:
-    """A listener with a history, for a minute of TICK_5."""
+    """A listener with a history and metrics, for a minute of TICK_5."""
 
     TICKS = 12
 
@@ -195,21 +217,33 @@ class Minute:
         self._directory = tempfile.TemporaryDirectory()
         self._log: list[Event] = []
         self._outputs = SlowOutputs(self._log.append, Once(self._log.append))
-        self._outputs.apply(Recording(history=f"{self._directory.name}/history.sqlite"), Contents())
+        history, metrics = f"{self._directory.name}/history.sqlite", f"{self._directory.name}/metrics.prom"
+        self._outputs.apply(Recording(history=history, metrics_file=metrics), Contents())
+        self.of_children = 0.0
+        """ms of CPU that they needed in the last minute."""
         self._ticks = Ticks(programs, settings)
         self._reaper = self._ticks.reaper
 
     def pass_by(self) -> None:
+        before = self._children_cpu()
         for number in range(self.TICKS):
             self._ticks.pass_by()
             if number == 0:
                 self._reaper._sizes._measured = float("-inf")
                 self._reaper._sizes.is_incomplete = False
                 self._outputs._history._looked = None
-            if self._outputs.want_a_look() or self._reaper.is_measuring:
-                rows = self._outputs.with_totals(self._reaper.status())
-                self._outputs.look(rows, 5)
+            whole = self._outputs.want_workers()
+            if whole or self._outputs.want_a_look() or self._reaper.is_measuring:
+                rows = self._outputs.with_totals(self._reaper.status(whole))
+                self._outputs.look(rows, 5, whole)
             self._outputs.wake(self._outputs.fds())
+            reader.end()  # as after each tick of the listener
+        self.of_children = self._children_cpu() - before
+
+    def _children_cpu(self) -> float:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        running = [output.child._pid for output in self._outputs._all if output.child]
+        return sum(map(tick_live.cpu, running)) + (ended.ru_utime + ended.ru_stime) * 1000
 
     def close(self) -> None:
         self._reaper.close()
@@ -238,6 +272,7 @@ def by_step(quiet: Ticks) -> dict[str, float]:
     steps = (
         (roster, "of", "list"),
         (look, "look", "look"),
+        (resting, "choice_in", "policy"),
         (following, "follow", "policy"),
         (selection, "choose", "policy"),
     )
@@ -256,6 +291,18 @@ def by_step(quiet: Ticks) -> dict[str, float]:
 def by_floor(floor: str, managers: list[int]) -> float:
     command = [floor, "look", "20", *map(str, managers)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
+
+
+def by_python(managers: list[int]) -> None:
+    def read(path: str) -> bytes:
+        fd = os.open(path, os.O_RDONLY)
+        data = os.read(fd, 65536)
+        os.close(fd)
+        return data
+
+    for manager in managers:
+        for child in read(f"/proc/{manager}/task/{manager}/children").split():
+            int(read(f"/proc/{int(child)}/statm").split(None, 2)[1])
 
 
 def by_cpu(act: Callable[[], object]) -> float:

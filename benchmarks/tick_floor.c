@@ -1,7 +1,8 @@
-/* The least that a look can cost: tick_floor spawn PROGRAMS WORKERS | tick_floor look TIMES PID...
+/* The least that a look can cost: tick_floor spawn PROGRAMS WORKERS | tick_floor pool WORKERS | tick_floor look TIMES PID...
 
    spawn  forks PROGRAMS managers with WORKERS workers each, which wait for a connection that never comes; prints the
           managers' pids, and ends all with its stdin.
+   pool   is such a manager itself.
    look   reads each manager's list of children and each child's statm, TIMES over; prints ms of CPU for one time. */
 #include <fcntl.h>
 #include <signal.h>
@@ -31,18 +32,22 @@ static void serve(int own) {
     for (;;) close(accept(own, NULL, NULL));
 }
 
+static void fork_workers(int workers) {
+    int own = listening();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int worker = 0; worker < workers; worker++) {
+        pid_t child = fork();
+        if (child == 0) serve(own);
+        if (child < 0) { perror("fork"); exit(1); }
+    }
+}
+
 static int spawn(int programs, int workers) {
     char byte;
     for (int program = 0; program < programs; program++) {
         pid_t manager = fork();
         if (manager == 0) {
-            int own = listening();
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            for (int worker = 0; worker < workers; worker++) {
-                pid_t child = fork();
-                if (child == 0) serve(own);
-                if (child < 0) { perror("fork"); exit(1); }
-            }
+            fork_workers(workers);
             printf("%d\n", getpid());
             fflush(stdout);
             sleep_for_ever();
@@ -80,6 +85,7 @@ static long look(const char *manager) {
 
 int main(int argc, char **argv) {
     if (argc == 4 && !strcmp(argv[1], "spawn")) return spawn(atoi(argv[2]), atoi(argv[3]));
+    if (argc == 3 && !strcmp(argv[1], "pool")) { fork_workers(atoi(argv[2])); sleep_for_ever(); }
     if (argc < 4 || strcmp(argv[1], "look")) { fprintf(stderr, "usage: see the source\n"); return 2; }
     int times = atoi(argv[2]);
     long resident = 0;

@@ -183,7 +183,8 @@ class MemreapNamespaceRPCInterface:
                 raise ValueError("not a line")
             if not isinstance(values.get("looked", 0.0), (int, float, type(None))):
                 raise ValueError("not a time")
-            json.dumps(values, ensure_ascii=False).encode()  # half a character could not be returned
+            if "\\u" in text or not text.isascii():
+                json.dumps(values, ensure_ascii=False).encode()  # half a character could not be returned
             handed_on = {key: _marshalled(values[key]) for key in _HANDED_ON if key in values}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
@@ -249,7 +250,9 @@ def _marshalled(value: Any, depth: int = 0) -> Any:
         raise ValueError("too deep")
     if isinstance(value, dict):
         return {
-            key: float(part) if "_bytes" in key and isinstance(part, int) else _marshalled(part, depth + 1)
+            key: part
+            if type(part) in (bool, float)  # most of a worker's: supervisord has 4,000 workers at each look
+            else (float(part) if "_bytes" in key and isinstance(part, int) else _marshalled(part, depth + 1))
             for key, part in value.items()
             if part is not None
         }

@@ -53,9 +53,9 @@ UNMEASURED: dict[str, str] = {
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = """
     alarm attempt attemptqueue boundary cli completion configfile connections daily docs doctor doctor_memory
-    doctor_restart doctor_rights doctor_server growth history layers load log memory metrics oomkills overdue packages
-    page pages peers_benchmark plot processes procfile promised reader reaper report saving seen sim slowoutputs statm
-    status structure suggest suggest_benchmark swap titles toppage waiting
+    doctor_restart doctor_rights doctor_server growth history kept layers load log memory metrics oomkills overdue
+    packages page pages peers_benchmark plot processes procfile promised reader reaper report saving seen sim
+    slowoutputs status structure suggest suggest_benchmark swap titles toppage waiting
 """.split()  # noqa: SIM905 - one name a line would be 40 lines
 
 # Files that take more than 20 s each, the longest first: they begin first, so that the last to run are short. A file is

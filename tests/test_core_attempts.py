@@ -30,7 +30,7 @@ def candidate(server: str = "unicorn", **values: Any) -> Candidate:
 
 def another(**values: Any) -> Candidate:
     given = candidate(**values)
-    return replace(given, worker=replace(given.worker, id=ProcessId(12, 1.0)))
+    return replace(given, worker=given.worker._replace(id=ProcessId(12, 1.0)))
 
 
 @pytest.mark.parametrize(

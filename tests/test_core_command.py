@@ -272,7 +272,7 @@ YOUNG = PoolState(settings=PoolSettings(min_age=120.0))
     [
         (WORKERS[:1], "worker 11 will be replaced; not before min_age=2 min"),
         (
-            (WORKERS[0], replace(WORKERS[1], age=200.0)),
+            (WORKERS[0], WORKERS[1]._replace(age=200.0)),
             "all 2 workers will be replaced, one at a time; 1 of them not before min_age=2 min",
         ),
     ],

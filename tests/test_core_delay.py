@@ -396,7 +396,7 @@ def test_of_several_causes_the_one_counts_that_must_end_first():
     values: dict[str, Any] = {"worker": Film().worker(11, 300), "settings": SETTINGS, "state": PoolState()}
     candidates: tuple[policy.Candidate, ...] = ()
     for kind, what, changes in CAUSES:
-        values[what] = replace(values[what], **changes)
+        values[what] = values[what]._replace(**changes) if what == "worker" else replace(values[what], **changes)
         worker = values["worker"]
         if kind is Kind.LOCKED:  # it may go: only then what an attempt has found counts
             candidates = (policy.Candidate(worker, OverLimit(300, 150, "uss")),)
@@ -412,7 +412,7 @@ def test_workers_none_of_which_both_serves_and_is_old_enough_are_too_young():
     film.fork(11)
     pending = tuple(
         policy.Candidate(worker, OverLimit(300, 150, "uss"))
-        for worker in (film.worker(11, 300), replace(film.worker(12, 300), serving=False))
+        for worker in (film.worker(11, 300), film.worker(12, 300)._replace(serving=False))
     )
     pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 3600.0, tuple(each.worker for each in pending))
     choice = policy.Choice(pool, policy.Standing.DUE, film.state, pending=pending)

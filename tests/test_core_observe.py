@@ -94,7 +94,7 @@ def test_a_worker_requested_before_observe_is_not_signalled():
     film = Film()
 
     def look():
-        detailed = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, "", "HUP"))
+        detailed = film.worker(11, 20)._replace(detail=WorkerDetail(20 * MIB, True, "", "HUP"))
         return film.look({11: detailed, 12: 20}).candidates
 
     look()

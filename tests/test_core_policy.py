@@ -277,7 +277,7 @@ AGED = PoolSettings(max_age=6 * 3600.0, min_age=30, settle=10, grace=300)
 
 def of_age(film: Film, *pids: int) -> dict[int, Worker]:
     """Workers within any limit, read in full, as a worker is that may be too old."""
-    return {pid: replace(film.worker(pid, 40), detail=WorkerDetail(40 * MIB, True)) for pid in pids}
+    return {pid: film.worker(pid, 40)._replace(detail=WorkerDetail(40 * MIB, True)) for pid in pids}
 
 
 def test_a_worker_that_is_too_old_is_reaped_without_a_limit_and_the_reason_has_its_age():
@@ -459,7 +459,7 @@ def test_a_total_that_cannot_be_read_is_said_once_and_the_pool_is_not_watched_fo
 def test_nothing_is_held_against_a_worker_that_was_not_read_in_full():
     film = Film()
     pool = film.look({11: 20}).pool
-    assert policy.veto(pool, replace(pool.workers[0], detail=None)) is None
+    assert policy.veto(pool, pool.workers[0]._replace(detail=None)) is None
 
 
 def test_the_signal_is_sent_where_handlers_cannot_be_read():
@@ -470,7 +470,7 @@ def test_the_signal_is_sent_where_handlers_cannot_be_read():
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_bound_never_replaces_an_unreadable_metric(is_late):
     film = Film()
-    hidden = replace(film.worker(11, 300), detail=WorkerDetail(None, True, is_late=is_late))
+    hidden = film.worker(11, 300)._replace(detail=WorkerDetail(None, True, is_late=is_late))
     verdict = film.look({11: hidden, 12: 20})
     assert reaped(verdict) is None
     assert verdict.events == (Unreadable(*STAMP, hidden.id, 300 * MIB, LIMIT, "uss", is_late),)
@@ -661,7 +661,7 @@ def test_a_look_for_a_command_soon_after_a_long_tick_does_not_show_the_size_of_f
             film.fork(pid, ago=-1)
         for after, mib in ((60, 40), (15, 160)):  # first seen to serve 59 s after their start
             film.now += after
-            present = {pid: replace(film.worker(pid, mib), serving=True) for pid in pids}
+            present = {pid: film.worker(pid, mib)._replace(serving=True) for pid in pids}
             log += film.look(present, after=0).events
     assert [event for event in log if isinstance(event, WrongSetting)] == []
 
@@ -991,7 +991,7 @@ def test_a_successful_reap_resets_the_losses():
 
 def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
     film = Film()
-    manager = replace(film.worker(11, 300), detail=WorkerDetail(300 * MIB, True, looks_like_manager=True))
+    manager = film.worker(11, 300)._replace(detail=WorkerDetail(300 * MIB, True, looks_like_manager=True))
     verdict = film.look({11: manager})
     assert (reaped(verdict), verdict.events) == (None, (LooksLikeManager(*STAMP, manager.id, False),))
     assert reaped(film.look({11: manager, 12: 20})) is None
@@ -1005,7 +1005,7 @@ def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
 
 def test_a_worker_that_has_just_forked_is_neither_signalled_nor_taken_for_a_manager():
     film = Film()
-    forking = replace(film.worker(11, 300), detail=WorkerDetail(300 * MIB, True, looks_like_manager=None))
+    forking = film.worker(11, 300)._replace(detail=WorkerDetail(300 * MIB, True, looks_like_manager=None))
     film.state = policy.request([forking.id], film.state)
     verdict = film.look({11: forking, 12: 20})
     assert (reaped(verdict), verdict.events) == (None, ())
@@ -1025,7 +1025,7 @@ def asking(film, *pids):
 
 def test_a_requested_worker_is_reaped_first_over_its_limit_or_not():
     film = Film()
-    asked = replace(film.worker(12, 20), detail=WorkerDetail(20 * MIB, True))
+    asked = film.worker(12, 20)._replace(detail=WorkerDetail(20 * MIB, True))
     assert reaped(film.look({11: 20, 12: asked})) is None
     asking(film, 12)
     assert film.look({11: 20, 12: asked}, signal=False).standing == "requested"
@@ -1036,7 +1036,7 @@ def test_a_requested_worker_is_reaped_first_over_its_limit_or_not():
 
 def test_all_requested_workers_are_reaped_one_at_a_time():
     film = Film()
-    asked = {pid: replace(film.worker(pid, pid), detail=WorkerDetail(pid * MIB, True)) for pid in (11, 12, 13)}
+    asked = {pid: film.worker(pid, pid)._replace(detail=WorkerDetail(pid * MIB, True)) for pid in (11, 12, 13)}
     workers: dict[int, Worker | int] = {**asked}
     film.look(workers)
     asking(film, 11, 12, 13)
@@ -1053,7 +1053,7 @@ def test_all_requested_workers_are_reaped_one_at_a_time():
 
 def test_a_requested_worker_without_a_handler_is_not_reaped():
     film = Film()
-    deaf = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, False))
+    deaf = film.worker(11, 20)._replace(detail=WorkerDetail(20 * MIB, False))
     film.look({11: deaf, 12: 20})
     asking(film, 11)
     verdict = film.look({11: deaf, 12: 20})
@@ -1063,11 +1063,11 @@ def test_a_requested_worker_without_a_handler_is_not_reaped():
 def test_a_requested_newborn_waits_for_min_age():
     film = Film()
     film.fork(11)
-    young = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True))
+    young = film.worker(11, 20)._replace(detail=WorkerDetail(20 * MIB, True))
     film.look({11: young, 12: 20})
     asking(film, 11)
-    assert reaped(film.look({11: replace(young, age=29.0), 12: 20})) is None
-    assert reaped(film.look({11: replace(young, age=30.0), 12: 20})) == 11
+    assert reaped(film.look({11: young._replace(age=29.0), 12: 20})) is None
+    assert reaped(film.look({11: young._replace(age=30.0), 12: 20})) == 11
 
 
 def test_a_paused_pool_is_not_reaped_and_a_leaving_worker_is_followed():
@@ -1759,7 +1759,7 @@ def test_grandchildren_are_read_again_after_each_change_and_every_minute():
     film = Film()
 
     def is_due(after: float = 0.0) -> bool:
-        return policy.is_structure_due(film.state, film.now + after)
+        return policy.is_structure_due(film.state, film.now + after, is_group=False)
 
     assert is_due()
     film.look({11: 20, 12: 20}, nested=())
@@ -1768,19 +1768,22 @@ def test_grandchildren_are_read_again_after_each_change_and_every_minute():
     assert (is_due(59), is_due(60)) == (False, True)
     film.look({11: 20, 13: 20})
     assert is_due()
+    film.look({11: film.worker(11, 20)._replace(serving=True), 13: 20})
+    assert not is_due(60)  # one that serves is a worker, and so are the others
+    assert policy.is_structure_due(film.state, film.now + 60, is_group=True)
 
 
 def test_grandchildren_of_a_large_pool_are_read_seldom_however_often_they_change():
     film = Film()
     film.look(dict.fromkeys(range(11, 311), 20), nested=())
     film.look(dict.fromkeys(range(12, 312), 20))
-    assert not policy.is_structure_due(film.state, film.now + 24)
-    assert policy.is_structure_due(film.state, film.now + 26)
+    assert not policy.is_structure_due(film.state, film.now + 24, is_group=False)
+    assert policy.is_structure_due(film.state, film.now + 26, is_group=False)
 
 
 def unreadable(worker: Worker) -> Worker:
     """It was read, and memreap lacks the right to read its size."""
-    return replace(worker, detail=WorkerDetail(None, True))
+    return worker._replace(detail=WorkerDetail(None, True))
 
 
 def test_a_pool_with_unreadable_sizes_is_blind_at_the_first_look_and_reported_once_old_enough():
@@ -1791,14 +1794,14 @@ def test_a_pool_with_unreadable_sizes_is_blind_at_the_first_look_and_reported_on
     for _ in range(20):
         film.look({11: unreadable(film.worker(11, 20)), 12: 20})
     assert film.log == [SizesUnreadable(*STAMP, ProcessId(11, film.started[11]), "uss")]
-    readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
+    readable = film.worker(11, 20)._replace(detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
     assert film.look({11: readable, 12: 20}).standing == "quiet"
     assert film.look({11: 20, 12: 20}).standing == "quiet"
 
 
 def test_readability_of_sizes_is_tested_at_the_first_look_then_seldom_and_at_every_look_while_they_are_unreadable():
     film = Film()
-    readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
+    readable = film.worker(11, 20)._replace(detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
     assert policy.needs_probe(SETTINGS, film.state, film.now)
     film.look({11: readable})
     assert not policy.needs_probe(SETTINGS, film.state, film.now + policy.PROBE - 1)
@@ -1823,7 +1826,7 @@ def test_readability_of_sizes_is_tested_at_the_first_look_then_seldom_and_at_eve
 def test_only_settings_that_need_exact_sizes_make_a_pool_blind_without_them(settings, needs):
     film = Film(settings)
     assert policy.needs_probe(settings, film.state, film.now) is needs
-    worker = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB if settings.metric == "rss" else None, True))
+    worker = film.worker(11, 20)._replace(detail=WorkerDetail(20 * MIB if settings.metric == "rss" else None, True))
     assert film.look({11: worker}).standing == ("blind" if needs else "quiet")
 
 
@@ -1862,7 +1865,7 @@ def test_the_last_of_two_stays_although_the_manager_replaced_one_before():
 
 def test_a_worker_whose_exact_size_is_the_limit_is_not_over_it():
     film = Film()
-    exact = replace(film.worker(11, 150), detail=WorkerDetail(LIMIT, True))
+    exact = film.worker(11, 150)._replace(detail=WorkerDetail(LIMIT, True))
     assert film.look({11: exact}).pending == ()
 
 

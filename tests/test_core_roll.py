@@ -29,7 +29,7 @@ class Rolling:
 
     def _readable(self, pid: int, after: float) -> Worker:
         worker = self.film.worker(pid, 20)
-        return replace(worker, age=worker.age + after, detail=WorkerDetail(20 * MIB, True))
+        return worker._replace(age=worker.age + after, detail=WorkerDetail(20 * MIB, True))
 
     def look(self, after: float = 5.0, **options) -> int | None:
         """The pid of the worker that is signalled, which leaves."""
@@ -162,7 +162,7 @@ def test_it_is_done_where_all_leave_by_themselves_in_a_pool_that_shrinks():
 
 def test_workers_that_were_signalled_before_are_part_of_it_and_children_that_never_serve_are_not():
     film = Film(SETTINGS)
-    idle = replace(film.worker(14, 20), serving=False, age=policy.STARTS + 1)
+    idle = film.worker(14, 20)._replace(serving=False, age=policy.STARTS + 1)
     pool = film.look({11: 20, 12: 20, 13: 20, 14: idle}).pool
     stuck = Reap(pool.workers[0].id, film.now, frozenset())
     state, answer = carry_out(parse("roll myapp id=7"), pool, replace(film.state, stuck=(stuck,)))

@@ -79,7 +79,7 @@ def test_a_worker_not_read_in_time_does_not_serve_and_does_not_affect_the_others
 def test_a_worker_not_read_in_time_may_have_served_for_long_when_it_is_read():
     state, unread, read = PoolState(), children(UNREAD, HOLDS), children(SERVES, SERVES)
     for now, pool in ((BOOT + 600, unread), (BOOT + 605, read)):
-        workers = tuple(replace(worker, age=now - BOOT) for worker in pool.workers)
+        workers = tuple(worker._replace(age=now - BOOT) for worker in pool.workers)
         state, _ = following.follow(replace(pool, workers=workers), SETTINGS, state, now)
     # The other one was seen not to serve at the look before.
     assert state.population.serving == {ProcessId(11, BOOT): BOOT, ProcessId(12, BOOT): BOOT + 605}
@@ -117,7 +117,7 @@ class Served(Film):
 
     def worker(self, pid, mib, *args, **options):
         serving = pid not in self.starting | self.unread
-        return replace(super().worker(pid, mib, *args, **options), serving=serving)
+        return super().worker(pid, mib, *args, **options)._replace(serving=serving)
 
     def decide(self, pool, now):
         unread = frozenset(worker.id for worker in pool.workers if worker.id.pid in self.unread)

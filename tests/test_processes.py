@@ -196,7 +196,7 @@ def test_a_worker_that_left_on_its_own_is_not_signalled():
 
 def test_another_process_with_the_workers_pid_is_not_signalled():
     with looked(1, 40) as (pid, seen, worker):
-        earlier = replace(worker, id=ProcessId(worker.id.pid, worker.id.start_time - 1))
+        earlier = worker._replace(id=ProcessId(worker.id.pid, worker.id.start_time - 1))
         assert reap(seen, earlier).result == "gone"
         assert look(pid).workers[0].id == worker.id
 
@@ -312,7 +312,7 @@ def test_a_worker_only_seen_at_an_unknown_moment_is_not_signalled_before_idle_wa
 )
 def test_a_server_that_loses_requests_at_other_moments_is_never_signalled_then(server, hold, words, sent):
     with looked(1, 40, *words) as (_pid, seen, worker):
-        worker = replace(worker, detail=replace(worker.detail, server=server))
+        worker = worker._replace(detail=replace(worker.detail, server=server))
         settings = replace(SETTINGS, hold=hold, signal="HUP")
         outcome = reap(seen, worker, settings, watch=0.1, idle_wait_expired=True)
         assert (outcome.result, outcome.moment) == (("sent", sent) if sent else ("busy", None))
@@ -330,7 +330,7 @@ class NoClients(Procfs):
 def test_a_worker_without_a_handler_is_not_sent_the_signal_for_busy_workers(signal_set, sent):
     """The worker catches HUP, and not USR1, which costs least with its server."""
     with looked(1, 40, "busy") as (_pid, seen, worker):
-        worker = replace(worker, detail=replace(worker.detail, server="FCGI::ProcManager"))
+        worker = worker._replace(detail=replace(worker.detail, server="FCGI::ProcManager"))
         settings = replace(SETTINGS, hold=False, signal=signal_set)
         outcome = reap(seen, worker, settings, NoClients(), 0.1, True)
         assert (outcome.moment, outcome.is_deaf) == (sent, sent is None)

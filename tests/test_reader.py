@@ -105,6 +105,42 @@ def test_an_epoll_that_is_not_read_in_time_hides_the_loop_but_not_the_memory(mon
         assert reader.read(f"/proc/{os.getpid()}/smaps_rollup")
 
 
+def test_the_sizes_of_many_processes_are_those_of_each():
+    with pool(3, 5) as manager:
+        workers = sorted(workers_below(manager))
+        gone = 2**22 + 1
+        found = reader.memories([*workers, gone], time.monotonic() + 10.0)
+        assert sorted(found) == workers
+        for worker in workers:
+            assert found[worker].private == pytest.approx(reader.memory(worker).private, abs=2**20)
+        assert reader.memories(workers, time.monotonic()) == {}
+
+
+def test_one_that_keeps_its_memory_map_locked_keeps_no_other_one_from_being_measured(monkeypatch):
+    monkeypatch.setattr(reader, "IMPATIENCE", 1.0)
+    real = reader.read_part
+    with pool(3, 1) as manager:
+        locked, *others = sorted(workers_below(manager))
+
+        def read_part(path: str, offset: int, length: int) -> bytes:
+            if f"/{locked}/" in path:
+                signal.pause()
+            return real(path, offset, length)
+
+        monkeypatch.setattr(reader, "read_part", read_part)
+        reader.end()
+        reader._avoided.clear()
+        found = {}
+
+        def assert_measured() -> None:
+            unknown = [worker for worker in (locked, *others) if worker not in found]
+            found.update(reader.memories(unknown, time.monotonic() + 0.1))
+            assert sorted(found) == others
+
+        eventually(assert_measured)
+        reader.end()
+
+
 def test_a_worker_whose_lock_is_held_counts_as_unreadable(monkeypatch):
     def blocked(path: str) -> bytes:
         raise Blocked(errno.EACCES, "its memory map is locked", path)

@@ -12,7 +12,7 @@ from sim.script import Action, Load, PoolScript, Script, draw
 from sim.shrink import play, shrink
 from sim.sweep import base, kinds, sweep
 
-from supervisor_memreap.core import choosing, following, policy, serving, state
+from supervisor_memreap.core import choosing, following, policy, resting, serving, state
 from supervisor_memreap.core.events import Event, Forced, ManagerLost, Signalled, SignalledAgain, Stuck
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.listener import attemptqueue, attempts, statefile
@@ -227,6 +227,10 @@ def know_no_server(monkeypatch) -> None:
     monkeypatch.setattr(reader, "server_seen", lambda *_: "")
 
 
+def take_changes_for_rest(monkeypatch) -> None:
+    monkeypatch.setattr(resting, "_has_changed", lambda *_: False)
+
+
 BROKEN = (Action(300.0, "broken", "pool0", (True,)),)
 FRESH_ARE_OVER: dict[str, Any] = {"limit": 5 * MIB, "settle": 1.0, "min_age": 1.0}
 EARLY = (Action(26.0, "kill memreap"),)
@@ -254,6 +258,7 @@ ROLLED = (Action(200.0, "roll", "pool0"), Action(210.0, "kill memreap"))
         (leave_open, lambda: replace(leaking(), has_ptrace=False, sees_idle=False), "descriptors are open"),
         (keep_locks, leaking, "locks are held"),
         (release_nothing, lambda: leaking(*HANGING, Action(400.0, "restart memreap")), "after its end"),
+        (take_changes_for_rest, leaking, "taken to be at rest"),
         (remember_all_who_left, leaking, "are remembered in reaper.memory._gone"),
         (take_all_for_workers, lambda: replace(leaking(kind="apart"), has_ptrace=False), "a socket of its own"),
         (

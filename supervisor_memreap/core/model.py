@@ -160,8 +160,7 @@ class WorkerDetail:
     """Maximum bytes in swap that no other process has."""
 
 
-@dataclass(frozen=True)
-class Worker:
+class Worker(NamedTuple):
     id: ProcessId
     age: float
     bound: int
@@ -317,7 +316,7 @@ class Pool:
     @property
     def detailed(self) -> tuple[Worker, ...]:
         """The workers to which a reason may apply: only they were read in full."""
-        return tuple(worker for worker in self.workers if worker.detail)
+        return tuple([worker for worker in self.workers if worker.detail])
 
     def worker(self, id: ProcessId) -> Worker | None:
         return next((worker for worker in self.workers if worker.id == id), None)

@@ -107,7 +107,7 @@ class Look(NamedTuple):
 
     def circumstances(self, episodes: Episodes, now: float) -> Circumstances:
         """What its workers are judged by."""
-        relieved = shortage.to_relieve(self.pool, self.settings, episodes)
+        relieved = shortage.to_relieve(self.pool, self.settings, episodes) if episodes else ()
         baseline = self.state.baseline
         if baseline is None and relieved:
             baseline = shortage.smallest(self.pool.workers)
@@ -157,6 +157,11 @@ class Choice:
     unwatched: str = ""
     """Why none of its workers could ever be reaped, and what to do; empty: some may be, or the log has the reason."""
 
+    @property
+    def follows_up(self) -> bool:
+        """Whether a worker that was signalled may be sent another signal."""
+        return bool(self.again or self.force)
+
 
 class PoolInLook:
     """One pool in one look. It owns what the rules change, the state and the events; the rules are its methods."""
@@ -192,11 +197,14 @@ def waited(state: PoolState) -> float:
     return sum(wait.seconds for wait in state.waits.values())
 
 
-def is_structure_due(state: PoolState, now: float) -> bool:
+def is_structure_due(state: PoolState, now: float, is_group: bool) -> bool:
     """Whether to read again what is below each child: the workers may be there, and may have come only now."""
     if state.nested_read is None:
         return True
     workers, calm_since = state.population.workers, state.population.calm_since
+    # A child that was seen to serve is a worker. But with target=self, a process with children may be anything.
+    if not (is_group or state.nested or workers.isdisjoint(state.population.serving)):
+        return False
     has_changed = workers != state.nested_of or calm_since is None or now - calm_since < LONG_WAIT
     pause = min(STRUCTURE, STRUCTURE_OF_CHILD * len(workers)) if has_changed else STRUCTURE
     return now - state.nested_read >= pause

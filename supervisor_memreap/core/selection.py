@@ -26,7 +26,7 @@ class Decision(NamedTuple):
 
 def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
     """A function that returns whether a worker's detail must be read to decide about it; `look` has no workers yet."""
-    after = shortage.follow([(look.pool, look.settings)], episodes, now)
+    after = shortage.follow([(look.pool, look.settings)], episodes, now) if look.pool.scopes or episodes else {}
     needed = reasons.detail_needed(look.circumstances(after, now))
     leaving = look.state.leaving
     if leaving is None or not leaving.private:

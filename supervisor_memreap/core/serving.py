@@ -49,4 +49,4 @@ def sort_out(
 
 def _judged(worker: Worker, facts: Mapping[ProcessId, Fact], serving: Mapping[Fact, bool]) -> Worker:
     fact = facts.get(worker.id)
-    return replace(worker, serving=serving.get(fact)) if fact else worker
+    return worker._replace(serving=serving.get(fact)) if fact else worker

@@ -305,6 +305,8 @@ class Settings:
         self._values = values
         self._given = given or {}
         self.recording = recording or Recording()
+        self._of: dict[tuple[str, str], PoolSettings | None] = {}
+        """By group and name, as far as they were asked for."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self._values == other._values and self.recording == other.recording
@@ -317,12 +319,14 @@ class Settings:
 
     def of(self, program: Program) -> PoolSettings | None:
         """The settings of a program, each from the most specific section that has it; None: not watched."""
-        if not any(name in self._values for name in names_of(program)):
-            return None
-        merged: dict[str, Any] = {}
-        for name in ("", *reversed(names_of(program))):
-            merged.update(self._values.get(name, {}))
-        return PoolSettings(**merged)
+        key = program.group, program.name
+        if key not in self._of:
+            merged: dict[str, Any] = {}
+            for name in ("", *reversed(names_of(program))):
+                merged.update(self._values.get(name, {}))
+            is_watched = any(name in self._values for name in names_of(program))
+            self._of[key] = PoolSettings(**merged) if is_watched else None
+        return self._of[key]
 
     def pools(self, programs: Iterable[Program]) -> list[Watch]:
         """The pools to watch: each a program, or with target=self the processes of a group, or some of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from supervisor_memreap.core import servers
 from supervisor_memreap.core.frozen import replace
@@ -11,13 +11,16 @@ from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, 
 from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
-from supervisor_memreap.host.machine import Gate, NeedsDetail
+from supervisor_memreap.host.kept import Kept
+from supervisor_memreap.host.machine import Asked, Gate, NeedsDetail
 from supervisor_memreap.host.memory import Memory, largest
 from supervisor_memreap.host.reader import Blocked, NoReader
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signalling import number
 from supervisor_memreap.host.source import Source, if_readable
-from supervisor_memreap.host.statm import Statm
+
+# The metrics that a look does not read of every worker.
+_EXACT = ("uss", "pss")
 
 
 def always(_pool: Pool) -> NeedsDetail:
@@ -35,19 +38,23 @@ def look(
     view: Source,
     gate: Gate = always,
     expected: Collection[ProcessId] = (),
-    statm: Statm | None = None,
+    kept: Kept | None = None,
     memory: Memory | None = None,
     reads_structure: bool = False,
     probe: bool = False,
+    began: float | None = None,
 ) -> Pool:
     """One reading of a pool; `expected` is as in host.roster. `probe`: also learn whether sizes may be read.
 
-    `statm` knows quiet workers from the last look. `memory` knows what limits the memory of processes; None: no setting
-    needs that. `reads_structure`: read whether the pool is below one of the children.
+    `kept` knows what the last look has read. `memory` knows what limits the memory of processes; None: no setting
+    needs that. `reads_structure`: read whether the pool is below one of the children. `began`: when the first pool of
+    this look was read (monotonic); None: now.
     """
-    members = roster.of(watch, expected, view)
+    members = roster.of(watch, expected, view, kept)
     if members.manager is None:
         return Pool(members.name, members.state, members.not_visible, is_group=members.is_group, at=time.time())
+    reading = _Reading(members, watch.settings, view)
+    scopes, is_total_unreadable = reading.scopes(memory)
     pool = Pool(
         members.name,
         members.state,
@@ -58,23 +65,19 @@ def look(
         child_faults=members.manager.child_faults,
         is_group=members.is_group,
         at=time.time(),
+        scopes=scopes,
+        is_total_unreadable=is_total_unreadable,
     )
-    reading = _Reading(members, watch.settings, view)
-    pool = reading.with_scopes(pool, memory)
-    needs_detail = gate(pool)
-    workers = [
-        (statm and reading.quiet_worker(pid, statm, needs_detail)) or reading.worker(pid, statm, needs_detail)
-        for pid in sorted(members.pids)
-    ]
-    known = tuple(worker for worker in workers if worker)
-    pool = replace(pool, workers=reading.probed(known) if probe else known)
+    workers = reading.workers(kept, gate(pool))
+    workers = reading.probed(workers) if probe else workers
+    pool = replace(pool, workers=workers, late=0.0 if began is None else max(0.0, time.monotonic() - began))
     # Only where it counts: no quiet worker is read for it.
-    is_asked = not known or (len(known) == 1 and known[0].detail)
+    is_asked = not workers or (len(workers) == 1 and workers[0].detail)
     if is_asked and servers.named(server_of(pool, view) or "").forks_on_demand:
         pool = replace(pool, forks_on_demand=view.watches_own(members.manager.id.pid))
     if not reads_structure:
         return pool
-    children = [worker.id for worker in pool.workers]
+    children = [worker.id for worker in workers]
     return replace(pool, nested=roster.nested(members.manager.id, children, view, pool.is_group))
 
 
@@ -91,11 +94,9 @@ class _Reading:
         self._exact: dict[int, ProcessMemory] = {}
         """The exact figures that this look has read already."""
 
-    def with_scopes(self, pool: Pool, memory: Memory | None) -> Pool:
-        """The pool with what limits its memory, as far as its settings need that."""
+    def scopes(self, memory: Memory | None) -> tuple[tuple[MemoryScope, ...], bool]:
+        """What limits its memory, as far as its settings need that; and whether `total` is set and cannot be read."""
         settings = self._settings
-        if memory is None and settings.total is None:
-            return pool
         scopes: list[MemoryScope] = []
         if memory and (settings.headroom is not None or settings.pressure is not None):
             scopes += memory.scopes(self._a_process())
@@ -103,10 +104,10 @@ class _Reading:
         if settings.total is not None:
             try:
                 held = self._held(settings.total)
-                scopes.append(MemoryScope(pool.name, settings.total, settings.total - held))
+                scopes.append(MemoryScope(self._members.name, settings.total, settings.total - held))
             except PermissionError:
                 is_unreadable = True
-        return replace(pool, scopes=tuple(scopes), is_total_unreadable=is_unreadable)
+        return tuple(scopes), is_unreadable
 
     def _a_process(self) -> int:
         """A process whose control groups are the pool's: with target=self, supervisord may be in others."""
@@ -136,25 +137,29 @@ class _Reading:
         except ProcessLookupError:
             return None
 
-    def quiet_worker(self, pid: int, statm: Statm, needs_detail: NeedsDetail) -> Worker | None:
-        """A worker to which no reason can apply, even if all the swap in use were its own; None: it must be read."""
-        known = statm.known(pid, self._manager)
-        if known is None:
-            return None
-        bound = known.size if self._settings.metric == "vms" else known.resident + statm.swap_in_use
-        worker = Worker(known.id, known.age, bound, None, self._members.slots.get(pid, ""))
-        return None if needs_detail(worker) else worker
+    def workers(self, kept: Kept | None, needs_detail: NeedsDetail) -> tuple[Worker, ...]:
+        """All of them; one to which no reason can apply, even if all the swap in use were its own, as `kept` has it."""
+        pids = sorted(self._members.pids)
+        quiet = kept.workers(pids, self._manager, self._settings.metric == "vms") if kept else {}
+        slots, workers = self._members.slots, []
+        for pid in pids:
+            worker = quiet.get(pid)
+            if worker is None or needs_detail(worker):
+                worker = self._worker(pid, kept, needs_detail)
+            if worker:
+                workers.append(worker._replace(slot=slots.get(pid, "")) if slots else worker)
+        return tuple(workers)
 
-    def worker(self, pid: int, statm: Statm | None, needs_detail: NeedsDetail) -> Worker | None:
+    def _worker(self, pid: int, kept: Kept | None, needs_detail: NeedsDetail) -> Worker | None:
         """None: it is gone, or not a worker of this pool."""
         try:
-            process = statm.keep(pid, self._manager, self._view) if statm else self._view.process(pid)
+            process = kept.keep(pid, self._manager, self._view) if kept else self._view.process(pid)
             if process.ended or process.parent != self._manager.pid:
                 return None
             sizes = self._view.sizes(pid)
             bound = sizes.size if self._settings.metric == "vms" else sizes.bound
-            worker = Worker(process.id, process.age, bound, slot=self._members.slots.get(pid, ""))
-            return replace(worker, detail=self._detail(worker)) if needs_detail(worker) else worker
+            worker = Worker(process.id, process.age, bound)
+            return worker._replace(detail=self._detail(worker)) if needs_detail(worker) else worker
         except (ProcessLookupError, PermissionError):
             return None
 
@@ -164,7 +169,7 @@ class _Reading:
             return workers
         for place, worker in enumerate(workers):
             try:
-                read = replace(worker, detail=self._detail(worker))
+                read = worker._replace(detail=self._detail(worker))
             except ProcessLookupError:
                 continue  # it has just left
             return (*workers[:place], read, *workers[place + 1 :])
@@ -226,7 +231,7 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
 
     `processes` is the number of processes in the pool, which share memory.
     """
-    if metric not in ("uss", "pss"):
+    if metric not in _EXACT:
         return bound
     if exact is None or (metric == "pss" and exact.pss is None):
         return None
@@ -234,23 +239,55 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
 
 
 def measure(
-    pool: Pool, settings: PoolSettings, view: Source, deadline: float, known: Mapping[ProcessId, int]
-) -> dict[ProcessId, int]:
-    """The metric of each worker in bytes, if it may be read; reads those not `known` until `deadline` (monotonic)."""
-    used = {}
-    for worker in pool.workers:
-        size = worker.used if worker.used is not None else known.get(worker.id)
+    asked: Sequence[Asked], view: Source, deadline: float, kept: Kept | None = None
+) -> list[Mapping[ProcessId, int]]:
+    """The metric of each worker in bytes, if it may be read; reads those not known until `deadline` (monotonic).
+
+    Where there is nothing new, what is known itself.
+    """
+    unknown = [
+        [each for each in pool.workers if each.used is None and each.id not in known] for pool, _, known in asked
+    ]
+    needed = [
+        worker.id.pid
+        for (_, settings, _), workers in zip(asked, unknown)
+        if settings.metric in _EXACT
+        for worker in workers
+    ]
+    exact = view.memories(needed, deadline) if needed else {}
+    return [_measured(each, workers, exact, view, kept) for each, workers in zip(asked, unknown)]
+
+
+def _measured(
+    asked: Asked,
+    unknown: Collection[Worker],
+    exact: Mapping[int, ProcessMemory],
+    view: Source,
+    kept: Kept | None,
+) -> Mapping[ProcessId, int]:
+    pool, settings, known = asked
+    is_exact = settings.metric in _EXACT
+    if not any(worker.used is not None or not is_exact or worker.id.pid in exact for worker in pool.workers):
+        return known
+    used = {worker.id: known[worker.id] for worker in pool.workers if worker.id in known}
+    used |= {worker.id: worker.used for worker in pool.workers if worker.used is not None}
+    read = {}
+    for worker in unknown:
+        size = _used(worker.bound, settings.metric, exact.get(worker.id.pid), len(pool.workers) + 1)
         if size is not None:
-            used[worker.id] = size
-        elif time.monotonic() < deadline:
-            try:
-                exact = view.memory(worker.id.pid) if settings.metric in ("uss", "pss") else None
-                size = _used(worker.bound, settings.metric, exact, len(pool.workers) + 1)
-                if size is not None and view.process(worker.id.pid).id == worker.id:
-                    used[worker.id] = size
-            except (ProcessLookupError, PermissionError):
-                pass  # it has just left, or may not be read
+            read[worker.id.pid] = size
+    # Those that are still there had their pids meanwhile.
+    there = kept.workers(read, pool.manager, by_size=False) if kept and pool.manager else {}
+    for worker in unknown:
+        pid, same = worker.id.pid, there.get(worker.id.pid)
+        if pid in read and (same.id == worker.id if same else _is(worker.id, view)):
+            used[worker.id] = read[pid]
     return used
+
+
+def _is(process: ProcessId, view: Source) -> bool:
+    """Whether it is there."""
+    return if_readable(lambda: view.process(process.pid).id == process, False)
 
 
 def private_memory(process: ProcessId, processes: int, view: Source) -> int | None:

@@ -13,7 +13,7 @@ processes or descriptors, too (ENOMEM, EAGAIN, EMFILE); a method that names no e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,6 +31,8 @@ MOST_STOPS = 10000
 NeedsDetail = Callable[[Worker], bool]
 # Takes a pool with its manager and memory scopes, but no workers yet; returns which of its workers need details.
 Gate = Callable[[Pool], NeedsDetail]
+Asked = tuple[Pool, PoolSettings, Mapping[ProcessId, int]]
+"""A pool whose workers are to be measured, and the metric of those of them for which it is known, in bytes."""
 States = Mapping[str, PoolState]
 """By the names of the pools."""
 
@@ -182,7 +184,8 @@ class PoolReader(Protocol):
         `gate` is called once, unless there is no manager; only workers for which it says so have their detail. Workers
         that are `expected` count as present until they are seen to be gone; of those that are `serving` it is known
         that they serve. `reads_structure`: also read `nested`. `probe`: read one worker in full in any case, to learn
-        whether sizes may be read. What may not be read, or is not read in time, is unknown in the Pool.
+        whether sizes may be read. What may not be read, or is not read in time, is unknown in the Pool. Its `late` is
+        the time since `now` of the look.
 
         May take some 0.5 s for the first worker that keeps its memory map locked, then 0.02 s for each.
         """
@@ -206,10 +209,8 @@ class Machine(Clock, Protocol):
     def may_exist(self, process: ProcessId) -> bool:
         """Whether this very process exists, or may: it cannot be read."""
 
-    def measure(
-        self, pool: Pool, settings: PoolSettings, known: Mapping[ProcessId, int], until: float
-    ) -> dict[ProcessId, int]:
-        """The metric of each worker, as far as it may be read. Those not `known` are read, one after another.
+    def measure(self, asked: Sequence[Asked], until: float) -> list[Mapping[ProcessId, int]]:
+        """The metric of each worker, as far as it may be read, by pool. Those not known are read, one after another.
 
         None is begun after `until`; one that keeps its memory map locked takes as long as in a look.
         """

@@ -67,8 +67,13 @@ def link(pid: int, fd: int) -> str:
 
 def stat(pid: int) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the state on, which is the 3rd there. Raises as `read` does."""
+    return fields(read(f"/proc/{pid}/stat"))
+
+
+def fields(stat: bytes) -> list[bytes]:
+    """Those of `stat` in the content of that file."""
     # The name is in parentheses and may contain parentheses, spaces and newlines: the fields follow the last one.
-    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return stat.rpartition(b")")[2].split()
 
 
 def status(pid: int, *keys: bytes) -> list[bytes]:

@@ -2,20 +2,23 @@
 
 A process can hold that lock endlessly, for example if a thread maps a file on a file server that hangs. A process that
 reads its smaps_rollup, cmdline, environ or mem then waits as long. So a child reads, and is killed if it does not
-answer: KILL interrupts the wait for the lock. One child serves until this process ends; a question costs 0.05 ms.
+answer: KILL interrupts the wait for the lock. One child serves until this process ends; a question costs 0.05 ms, so
+the sizes of many processes are one question.
 Questions about sockets, of which a process may have 18,000, have another child, whose answers may come later (Facts).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import signal
 import struct
 import time
+from collections.abc import Collection, Iterable
 
-from supervisor_memreap.core.model import Fact
+from supervisor_memreap.core.model import Fact, ProcessMemory
 from supervisor_memreap.core.servers import Loop
 from supervisor_memreap.host import forked, seen
 from supervisor_memreap.host.procfile import read_part
@@ -35,6 +38,11 @@ _LENGTH = struct.Struct("=ii")
 _LOOP = "loop "
 # And one about what a manager watches.
 _OWN = "own "
+# One about what processes hold: the seconds that it may take, and their pids. Of each in this order, an error, and what
+# it holds as ProcessMemory has it, -1 for None; fewer, if there was no time for more.
+_HELD = "held "
+_OF_EACH = struct.Struct("=i4q")
+_AT_ONCE = 500
 # Seconds for a child that was killed to end.
 _ENDS = 0.02
 # Children that were killed and wait in the kernel, as where a file server hangs: with this many, no more are started.
@@ -122,6 +130,56 @@ def read(path: str) -> bytes:
     if _reads_here:
         return read_part(path, 0, _MAX_BYTES)
     return _answered(path, path[: path.index("/", len("/proc/"))], "its memory map is locked")
+
+
+def memory(pid: int) -> ProcessMemory:
+    """What the process holds, by its page tables. Raises as `read`."""
+    return _parsed(read(f"/proc/{pid}/smaps_rollup"))
+
+
+def memories(pids: Collection[int], until: float) -> dict[int, ProcessMemory]:
+    """Of those of them that could be read until then (monotonic)."""
+    global _lost_at
+    found: dict[int, ProcessMemory] = {}
+    pids = [pid for pid in pids if not _is_avoided(f"/proc/{pid}")]
+    while pids and (seconds := until - time.monotonic()) > 0:
+        part, pids = pids[:_AT_ONCE], pids[_AT_ONCE:]
+        try:
+            answer = _ask(f"{_HELD}{seconds} {' '.join(map(str, part))}", _HELD, PATIENCE + seconds)
+        except TimeoutError:
+            _lost_at = time.monotonic()
+        except OSError:
+            found |= _one_by_one(part, until)  # as after a time-out: without the one that does not answer
+        else:
+            found |= _unpacked(part, answer)
+    return found
+
+
+def _unpacked(pids: Iterable[int], answer: bytes) -> dict[int, ProcessMemory]:
+    found = {}
+    for pid, (error, private, swapped, pss, whole) in zip(pids, _OF_EACH.iter_unpack(answer)):
+        if not error:
+            found[pid] = ProcessMemory(private, swapped, pss, None if whole < 0 else whole)
+    return found
+
+
+def _one_by_one(pids: Iterable[int], until: float) -> dict[int, ProcessMemory]:
+    """Where one of them keeps its memory map locked, only that one is not read."""
+    found = {}
+    for pid in pids:
+        if time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                found[pid] = memory(pid)
+    return found
+
+
+def _parsed(rollup: bytes) -> ProcessMemory:
+    sizes = {}
+    for line in rollup.splitlines()[1:]:
+        key, _, value = line.partition(b":")
+        sizes[key] = int(value.split()[0]) * 1024
+    private = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
+    return ProcessMemory(private, sizes.get(b"SwapPss", 0), sizes.get(b"Pss", 0), sizes.get(b"Swap"))
 
 
 def loop(pid: int, manager: int) -> Loop:
@@ -272,6 +330,9 @@ def _answer(question: str) -> bytes:
     try:
         if question.startswith("/"):
             data = read_part(question, 0, _MAX_BYTES)
+        elif question.startswith(_HELD):
+            seconds, *pids = question[len(_HELD) :].split()
+            data = _held(map(int, pids), time.monotonic() + float(seconds))
         elif question.startswith(_LOOP):
             data = seen.loop(*map(int, question[len(_LOOP) :].split())).value.encode()
         elif question.startswith(_OWN):
@@ -283,3 +344,17 @@ def _answer(question: str) -> bytes:
     except OSError as error:
         data, number = b"", error.errno or errno.EACCES
     return _LENGTH.pack(number, len(data)) + data
+
+
+def _held(pids: Iterable[int], until: float) -> bytes:
+    answers = []
+    for pid in pids:
+        number, held = 0, ProcessMemory(0, 0, 0)
+        try:
+            held = _parsed(read_part(f"/proc/{pid}/smaps_rollup", 0, _MAX_BYTES))
+        except OSError as error:
+            number = error.errno or errno.EACCES
+        answers.append(_OF_EACH.pack(number, *(-1 if value is None else value for value in held)))
+        if time.monotonic() >= until:
+            break
+    return b"".join(answers)

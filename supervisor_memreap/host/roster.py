@@ -12,6 +12,7 @@ from supervisor_memreap.core.model import STOPPED_BY_HAND, Nested, ProcessId, Pr
 from supervisor_memreap.core.servers import manages, named, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host import sockets
+from supervisor_memreap.host.kept import Kept
 from supervisor_memreap.host.source import Process, Source, if_readable
 
 NOT_RESTARTED = (
@@ -52,32 +53,35 @@ class Roster:
     """With target=self: the slots that supervisord stops or has stopped."""
 
 
-def of(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
-    """`expected` are workers that count as present until they are seen to be gone, even if the list lacks them."""
+def of(watch: Watch, expected: Collection[ProcessId], view: Source, kept: Kept | None = None) -> Roster:
+    """`expected` are workers that count as present until they are seen to be gone, even if the list lacks them.
+
+    `kept` knows managers from the last look.
+    """
     if watch.members:
         return replace(_of_group(watch, expected, view), is_group=True)
-    return _of_manager(watch, expected, view)
+    return _of_manager(watch, expected, view, kept)
 
 
-def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
+def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source, kept: Kept | None) -> Roster:
     program = watch.program
     name, state = program.namespec, program.state
     if state != ProgramState.RUNNING or program.pid <= 0:
         return Roster(name, state)
     try:
-        manager = view.process(program.pid)
+        manager, children = kept.family(program.pid, view) if kept else view.family(program.pid)
         mistake = why_another(program, manager)
         if mistake:
             return Roster(name, state, mistake)
         if watch.settings.depth == 2:
-            below = _below_wrapper(program.pid, view)
+            below = _below_wrapper(children, view)
             if below is None:
                 return Roster(name, state, "depth=2, but the wrapper does not have exactly one manager below it")
-            manager = below
+            manager, children = kept.family(below, view) if kept else view.family(below)
         if manager.ended:
             return Roster(name, "gone")
         # The kernel's list may miss one while a sibling exits (proc_pid_children(5)): never take that for gone.
-        pids = {*view.children(manager.id.pid), *(worker.pid for worker in expected)}
+        pids = {*children, *(worker.pid for worker in expected)}
     except ProcessLookupError:
         return Roster(name, "gone")
     except PermissionError:
@@ -131,13 +135,10 @@ def _start_time_matches(program: Program, process: Process) -> bool:
     return abs(program.age + since - process.age) < _SAME_START
 
 
-def _below_wrapper(pid: int, view: Source) -> Process | None:
+def _below_wrapper(children: list[int], view: Source) -> int | None:
     """The wrapper's only child, or its only child with children; None if there is not exactly one."""
-    children = view.children(pid)
     managers = [child for child in children if _children(child, view)] if len(children) > 1 else children
-    if len(managers) != 1:
-        return None
-    return view.process(managers[0])
+    return managers[0] if len(managers) == 1 else None
 
 
 def looks_like_manager(pid: int, above: int, view: Source) -> bool | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeVar
 
 import psutil
@@ -68,6 +69,10 @@ class Source:
                 self._children.setdefault(process.info["ppid"], []).append(process.pid)
         return self._children.get(pid, [])
 
+    def family(self, pid: int) -> tuple[Process, list[int]]:
+        """The process, and the pids of its children."""
+        return self.process(pid), self.children(pid)
+
     def sizes(self, pid: int) -> Sizes:
         info = self._memory(pid, full=False)
         return Sizes(info.vms, info.rss)
@@ -79,6 +84,15 @@ class Source:
             raise PermissionError("this system does not report uss")
         pss = getattr(info, "pss", None)  # macOS has none
         return ProcessMemory(int(info.uss), int(getattr(info, "swap", 0)), None if pss is None else int(pss))
+
+    def memories(self, pids: Collection[int], until: float) -> dict[int, ProcessMemory]:
+        """That of each, if it may be read, and as far as there is time until then (monotonic)."""
+        found = {}
+        for pid in pids:
+            if time.monotonic() < until:
+                with contextlib.suppress(OSError):
+                    found[pid] = self.memory(pid)
+        return found
 
     def catches(self, pid: int, signum: int) -> bool | None:
         """Whether the process has a handler for the signal; None: unknown."""

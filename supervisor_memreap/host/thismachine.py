@@ -6,18 +6,18 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from supervisor_memreap.core.model import Ending, Holder, Pool, ProcessId, Program, Result, Worker
 from supervisor_memreap.core.oomkills import Kills
-from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host import alarm, lock, look, procfs, signalling
 from supervisor_memreap.host.alarm import Alarm
 from supervisor_memreap.host.attempt import Attempt
-from supervisor_memreap.host.machine import Gate, Handle, Lock, Order
+from supervisor_memreap.host.kept import Kept
+from supervisor_memreap.host.machine import Asked, Gate, Handle, Lock, Order
 from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.oomcounters import OomKills
-from supervisor_memreap.host.statm import Statm
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
 
 # Asks supervisord how the last process of a program ended, after this time of the wall clock.
@@ -53,7 +53,7 @@ class ThisMachine:
     ):
         self.how_ended = how_ended
         is_linux = procfs.is_usable()
-        self._statm = Statm() if is_linux else None
+        self._kept = Kept() if is_linux else None
         self._serving = Serving(patience) if is_linux else None
         self._now, self._view = 0.0, procfs.source()
         """Of the last look."""
@@ -72,13 +72,13 @@ class ThisMachine:
     def look(self, now: float, reads_scopes: bool) -> Iterator[ThisMachine]:
         self._now, self._view = now, procfs.source()
         self._memory = Memory() if reads_scopes else None
-        if self._statm:
-            self._statm.begin()
+        if self._kept:
+            self._kept.begin()
         if self._serving:
             self._serving.begin(now)
         yield self
-        if self._statm:
-            self._statm.end()
+        if self._kept:
+            self._kept.end()
         if self._serving:
             self._serving.end()
 
@@ -91,7 +91,8 @@ class ThisMachine:
         reads_structure: bool,
         probe: bool,
     ) -> Pool:
-        pool = look.look(watch, self._view, gate, expected, self._statm, self._memory, reads_structure, probe)
+        how = self._kept, self._memory, reads_structure, probe, self._now
+        pool = look.look(watch, self._view, gate, expected, *how)
         return self._serving.look(pool, serving, self._view, self._now) if self._serving else pool
 
     # Of single processes.
@@ -104,10 +105,8 @@ class ThisMachine:
         except OSError:
             return True
 
-    def measure(
-        self, pool: Pool, settings: PoolSettings, known: Mapping[ProcessId, int], until: float
-    ) -> dict[ProcessId, int]:
-        return look.measure(pool, settings, procfs.source(), until, known)
+    def measure(self, asked: Sequence[Asked], until: float) -> list[Mapping[ProcessId, int]]:
+        return look.measure(asked, procfs.source(), until, self._kept)
 
     def server_of(self, pool: Pool) -> str | None:
         return look.server_of(pool, procfs.source())
@@ -177,7 +176,7 @@ class ThisMachine:
     def close(self) -> None:
         self._alarm.close()
         self._oom_kills.close()
-        if self._statm:
-            self._statm.close()
+        if self._kept:
+            self._kept.close()
         if self._serving:
             self._serving.close()

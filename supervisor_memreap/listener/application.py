@@ -165,9 +165,10 @@ class Application:
         self._once.end(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
-        if self._publisher.is_read or self._slow_outputs.want_a_look() or self.reaper.is_measuring:
-            self._rows = self._slow_outputs.with_totals(self.reaper.status())
-        self._slow_outputs.look(self._rows, self._timing.period())
+        whole = self._publisher.is_read or self._slow_outputs.want_workers()
+        if whole or self._slow_outputs.want_a_look() or self.reaper.is_measuring:
+            self._rows = self._slow_outputs.with_totals(self.reaper.status(whole))
+        self._slow_outputs.look(self._rows, self._timing.period(), whole)
         self._publisher.note_look()
         self._publisher.publish(client)
         watched = [program for program in programs if settings.of(program)]

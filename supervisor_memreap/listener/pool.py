@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 
-from supervisor_memreap.core import events, following, policy
+from supervisor_memreap.core import events, following, policy, resting
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, Result, Worker
@@ -35,6 +35,8 @@ class WatchedPool(StatefulPool):
         self._machine = machine
         self.choice: Choice | None = None
         """The choice of the last look; None: not looked at."""
+        self.is_at_rest = False
+        """Whether it was at the last look."""
         self.settings = PoolSettings()
         self.followed = FollowedWorkers(machine, take_lock)
         self.attempts = PoolAttempts(machine, self, self.followed, take_lock)
@@ -58,7 +60,7 @@ class WatchedPool(StatefulPool):
     def follow(self, pool: Pool, settings: PoolSettings, now: float, **how: bool) -> Look:
         """Find out what happened since the last look; `how` says what kind of look this is, as for following.follow."""
         self.attempts.follow(pool, now)
-        self.choice = None
+        self.choice, self.is_at_rest = None, False
         if self._state.is_unsaved:
             self.update(replace(self._state, is_unsaved=bool(self.write_down())), save=False)
         state, followed = following.follow(pool, settings, self._state, now, **how)
@@ -68,6 +70,14 @@ class WatchedPool(StatefulPool):
         self.followed.release(state)
         self.followed.take_over(pool, state)
         return Look(pool, settings, self._state)
+
+    def rest(self, pool: Pool, settings: PoolSettings, now: float) -> Look | None:
+        """The look at a pool at rest, which needs no choice; None: it is not at rest."""
+        choice = resting.choice_in(Look(pool, settings, self._state), self.choice, now)
+        if choice is None:
+            return None
+        self.settings, self.choice, self._state, self.is_at_rest = settings, choice, choice.state, True
+        return Look(pool, settings, choice.state)
 
     def take(self, choice: Choice, now: float) -> None:
         """Accept what to do in this pool."""

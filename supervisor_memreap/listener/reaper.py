@@ -69,15 +69,21 @@ class Reaper:
         watches = settings.pools(programs)
         self.pools.set_aside({watch.program.namespec for watch in watches}, now)
         looks: dict[str, Look] = {}
+        awake: list[Look] = []
         with self._machine.look(now, self.memory.begin(watches)) as reader:
             for watch in watches:
                 pool = self.pools.named(watch.program.namespec)
                 with pool.guard():
-                    looks[pool.name] = self._look(watch, programs, reader, now, counts)
-        by_urgency = self._choose(list(looks.values()), now)
+                    seen = self._read(watch, programs, reader, now)
+                    rests = pool.rest(seen, watch.settings, now)
+                    looks[pool.name] = rests or self._follow(seen, watch, now, counts)
+                    if not rests:
+                        awake.append(looks[pool.name])
+        by_urgency = self._choose([*looks.values()], awake, now)
         self._watched = [pool for pool in map(self.pools.named, looks) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
-        for pool in () if self._dry_run else self._watched:
+        signalled = [] if self._dry_run else [each for each in self._watched if each.choice and each.choice.follows_up]
+        for pool in signalled:
             with pool.guard():
                 pool.follow_up(now, not self.attempts.is_full)
         self.attempts.begin(() if self._dry_run else by_urgency, now)
@@ -90,35 +96,37 @@ class Reaper:
         self.pools.write_down()
         return self._watched
 
-    def _look(self, watch: Watch, programs: Sequence[Program], reader: PoolReader, now: float, counts: bool) -> Look:
+    def _read(self, watch: Watch, programs: Sequence[Program], reader: PoolReader, now: float) -> Pool:
         pool = self.pools.named(watch.program.namespec)
-        before, state, settings = pool.pool, pool.state, watch.settings
+        state, settings = pool.state, watch.settings
 
         def gate(seen: Pool) -> NeedsDetail:
             return selection.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
 
         expected = (*signalled(state), *state.requested)
-        reads_structure = policy.is_structure_due(state, now)
+        reads_structure = policy.is_structure_due(state, now, bool(watch.members))
         probe = policy.needs_probe(settings, state, now)
         seen = reader.read(watch, gate, expected, state.population.serving.keys(), reads_structure, probe)
-        seen = replace(seen, late=max(0.0, self._machine.now() - now))
-        seen = self._with_ending(seen, watch.program, programs)
-        self.memory.note(before, seen, state)
-        return pool.follow(seen, settings, now, may_suspend=not self._dry_run, counts=counts)
+        return self._with_ending(seen, watch.program, programs)
 
-    def _choose(self, looks: Sequence[Look], now: float) -> list[WatchedPool]:
-        """Give each pool its choice, and return the pools, the most urgent first.
+    def _follow(self, seen: Pool, watch: Watch, now: float, counts: bool) -> Look:
+        pool = self.pools.named(seen.name)
+        self.memory.note(pool.pool, seen, pool.state)
+        return pool.follow(seen, watch.settings, now, may_suspend=not self._dry_run, counts=counts)
+
+    def _choose(self, looks: Sequence[Look], awake: Sequence[Look], now: float) -> list[WatchedPool]:
+        """Give each pool its choice that is not at rest, and return these pools, the most urgent first.
 
         A pool for which this fails is left out.
         """
         with self.pools.guard():
             self.pools.emit_all(self.memory.follow(looks, now))
         try:
-            decision = selection.choose(looks, now, self.memory.episodes, self._machine.time())
+            decision = selection.choose(awake, now, self.memory.episodes, self._machine.time())
         except Exception:
             # Choose in each pool alone, and not for shared memory: which worker gives back most is unknown.
             alone: list[Choice] = []
-            for only in looks:
+            for only in awake:
                 with self.pools.named(only.pool.name).guard():
                     alone += selection.choose([only], now).choices
             decision = Decision(alone, self.memory.episodes)
@@ -146,9 +154,9 @@ class Reaper:
 
     # Status and commands.
 
-    def status(self) -> list[PoolRow]:
-        """The status of the pools at the last tick."""
-        return self._sizes.status(self._watched)
+    def status(self, whole: bool = True) -> list[PoolRow]:
+        """The status of the pools at the last tick; if not `whole`, their workers have only their notes."""
+        return self._sizes.status(self._watched, whole)
 
     @property
     def is_measuring(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from supervisor_memreap.advice.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId
@@ -24,28 +24,38 @@ class PoolSizes:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self.used: dict[ProcessId, int] = {}
+        self.used: Mapping[ProcessId, int] = {}
         """The metric of each worker in bytes, as far as it was read in this round."""
-        self._before: dict[ProcessId, int] = {}
+        self._before: Mapping[ProcessId, int] = {}
         """The same of the round before: shown until the worker is read again."""
         self.growth = Growth()
         self._server: tuple[ProcessId | None, str | None] = None, None
         """The manager and its server, as far as that is known."""
+        self.row: tuple[tuple[object, ...], PoolRow] | None = None
+        """The last one that was not whole, and what it was made of."""
+        self._is_server_final = False
+        """Whether the manager has run for so long that its workers have their titles."""
 
     def begin_round(self) -> None:
-        self._before, self.used, self._server = self.used, {}, (None, None)
+        self._before, self.used = self.used, {}
+        if not self._is_server_final:
+            self._server = None, None
 
-    def measure(self, pool: WatchedPool, now: float) -> bool:
-        """Read the workers that were not read in this round; whether there was time for all."""
-        known = self.used
-        self.used = self._machine.measure(pool.pool, pool.settings, known, now + MEASURING)
-        had_time = len(self.used) >= len(pool.pool.workers) or self._machine.now() < now + MEASURING
-        readings = _readings(pool, self.used, known, now)
+    def is_due(self, pool: WatchedPool) -> bool:
+        """Whether there are workers that were not read in this round, or that the last look has read."""
+        used = self.used
+        return any(worker.detail or worker.id not in used for worker in pool.pool.workers)
+
+    def take(self, pool: WatchedPool, used: Mapping[ProcessId, int], now: float) -> None:
+        """The metric of each worker in bytes, as far as it was read in this round."""
+        readings = _readings(pool, used, self.used, now)
+        self.used = used
         self.growth = self.growth.after(pool.pool.workers, pool.settings.metric, readings)
-        return had_time
 
-    def shown(self, pool: WatchedPool) -> dict[ProcessId, int]:
+    def shown(self, pool: WatchedPool) -> Mapping[ProcessId, int]:
         """The metric of each worker in bytes, as far as it was read in this round or the one before."""
+        if len(self.used) >= len(pool.pool.workers):
+            return self.used
         before = {each.id: self._before[each.id] for each in pool.pool.workers if each.id in self._before}
         return {**before, **self.used}
 
@@ -54,6 +64,7 @@ class PoolSizes:
         if server is None or manager != pool.pool.manager:
             server = self._machine.server_of(pool.pool)
             self._server = pool.pool.manager, server
+            self._is_server_final = pool.pool.manager_age >= MEASURE
         return server
 
 
@@ -66,7 +77,7 @@ class Sizes:
         self.is_incomplete = False
         """Whether there was no time for some workers in this round."""
 
-    def status(self, pools: Iterable[WatchedPool]) -> list[PoolRow]:
+    def status(self, pools: Iterable[WatchedPool], whole: bool) -> list[PoolRow]:
         """The status of these pools at the last tick, as statusrows.of_pool; sizes are read every MEASURE seconds."""
         now = self._machine.now()
         if now - self._measured >= MEASURE and not self.is_incomplete:
@@ -74,20 +85,40 @@ class Sizes:
             self._by_pool = {name: sizes for name, sizes in self._by_pool.items() if name in self._pools}
             for sizes in self._by_pool.values():
                 sizes.begin_round()
-        self.is_incomplete = False
+        pools = sorted((pool for pool in pools if pool.choice), key=lambda pool: pool.name)
+        for pool in pools:
+            self._by_pool.setdefault(pool.name, PoolSizes(self._machine))
+        self._measure([pool for pool in pools if self._by_pool[pool.name].is_due(pool)], now)
         rows: list[PoolRow] = []
-        for pool in sorted(pools, key=lambda pool: pool.name):
+        for pool in pools:
             with pool.guard():
                 if pool.choice:
-                    rows.append(self._row(pool, pool.choice, now))
+                    rows.append(self._row(pool, pool.choice, now, whole))
         return rows
 
-    def _row(self, pool: WatchedPool, choice: Choice, now: float) -> PoolRow:
-        sizes = self._by_pool.setdefault(pool.name, PoolSizes(self._machine))
-        if not sizes.measure(pool, now):
-            self.is_incomplete = True
+    def _measure(self, pools: Sequence[WatchedPool], now: float) -> None:
+        """Read their workers that were not read in this round."""
+        asked = [(pool.pool, pool.settings, self._by_pool[pool.name].used) for pool in pools]
+        measured = self._machine.measure(asked, now + MEASURING) if asked else []
+        had_time = self._machine.now() < now + MEASURING
+        for pool, used in zip(pools, measured):
+            sizes = self._by_pool[pool.name]
+            if used is not sizes.used:
+                with pool.guard():
+                    sizes.take(pool, used, now)
+        self.is_incomplete = not had_time and any(self._by_pool[pool.name].is_due(pool) for pool in pools)
+
+    def _row(self, pool: WatchedPool, choice: Choice, now: float, whole: bool) -> PoolRow:
+        sizes = self._by_pool[pool.name]
         boot, server, shown = self._machine.time() - now, sizes.server(pool), sizes.shown(pool)
-        return of_pool(choice, pool.settings, pool.state, pool.counters, shown, boot, sizes.growth, server)
+        known = pool.counters, shown, boot, sizes.growth, server
+        if whole or not pool.is_at_rest:
+            return of_pool(choice, pool.settings, pool.state, *known, whole)
+        # Nothing else of a pool at rest changes from look to look.
+        made_of = pool.counters, sizes.used, sizes.growth, pool.settings, server, pool.state.population
+        if sizes.row is None or any(old is not new for old, new in zip(sizes.row[0], made_of)):
+            sizes.row = made_of, of_pool(choice, pool.settings, pool.state, *known, whole)
+        return sizes.row[1]
 
 
 def _readings(

@@ -19,6 +19,7 @@ from supervisor_memreap.outputs.child import Child
 from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.inbox import Message
 from supervisor_memreap.outputs.lasting import Once
+from supervisor_memreap.outputs.statusrows import with_notes
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds before its time that an output gets a look.
@@ -40,6 +41,8 @@ class _Kind(NamedTuple):
     """The settings with which it is started; a change of one restarts it."""
     period: float
     """Seconds between two looks that it gets."""
+    reads_workers: bool
+    """Whether it needs more of each worker than its note."""
     is_of_now: bool
     """It has to know which pools should be watched now, and are not, whenever it is started."""
 
@@ -55,6 +58,7 @@ _HISTORY = _Kind(
     wanted_by=("history",),
     keys=("history", "history_size", "summary"),
     period=60.0,
+    reads_workers=True,
     is_of_now=False,
 )
 _METRICS = _Kind(
@@ -64,6 +68,7 @@ _METRICS = _Kind(
     wanted_by=("metrics", "metrics_file"),
     keys=("metrics", "metrics_file"),
     period=0.0,
+    reads_workers=False,
     is_of_now=True,
 )
 _KINDS = (_HISTORY, _METRICS)
@@ -117,21 +122,23 @@ class SlowOutput:
         if running:
             running.close()
 
-    def is_due(self) -> bool:
-        """Whether it is to get the next look."""
+    def is_due(self, whole: bool) -> bool:
+        """Whether it is to get the next look, if that is `whole`."""
         # Looks come with the ticks, which are up to 2 s early or late.
         has_waited = self._looked is None or time.monotonic() - self._looked >= self._kind.period - _EARLY
-        return self.child is not None and has_waited
+        return self.child is not None and has_waited and (whole or not self._kind.reads_workers)
 
-    def look(self, message: Message, watching: Message | None) -> None:
+    def look(self, message: Message, rows: Sequence[PoolRow], whole: bool, watching: Message | None) -> None:
         """Hand over the look if it is due; to a child that is started again, if that is."""
         if self._ended is not None and time.monotonic() - self._ended >= _RESTART:
             self.trouble = ""
             self._start(watching)
         # The next look may be an hour away.
-        if self.child and self.is_due():
+        if self.child and self.is_due(whole):
             self._looked = time.monotonic()
-            self.child.send(message, is_event=False)
+            if whole and not self._kind.reads_workers:
+                rows = [with_notes(row) for row in rows]
+            self.child.send({**message, "pools": rows}, is_event=False)
 
     def fds(self) -> dict[int, int]:
         if self.child is None:
@@ -224,7 +231,11 @@ class SlowOutputs(Wakeable):
 
     def want_a_look(self) -> bool:
         """Whether one of them is to get the next look."""
-        return any(output.is_due() for output in self._all)
+        return any(output.is_due(whole=True) for output in self._all)
+
+    def want_workers(self) -> bool:
+        """Whether one of those needs the workers in full."""
+        return any(output.is_due(whole=True) and not output.is_due(whole=False) for output in self._all)
 
     def take(self, event: Event) -> None:
         """A sink of events."""
@@ -239,16 +250,16 @@ class SlowOutputs(Wakeable):
             for each in running:
                 each.send(message, is_event=True)
 
-    def look(self, rows: Sequence[PoolRow], period: float | None) -> None:
-        """The pools were looked at; `rows` are there if one of the outputs wants them.
+    def look(self, rows: Sequence[PoolRow], period: float | None, whole: bool = True) -> None:
+        """The pools were looked at; `rows` are there if one of the outputs wants them, and `whole` if it needs that.
 
         `period` is the number of seconds between two ticks; None: it is not known yet.
         """
         with guard(self._note_error):
             lasting = sorted(self._once.lasting_kinds())
-            message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting, "period": period}
+            message = {"kind": "look", "at": time.time(), "lasting": lasting, "period": period}
             for output in self._all:
-                output.look(message, self._watching)
+                output.look(message, rows, whole, self._watching)
         if self._error:
             error, self._error = self._error, None
             self._once(error)

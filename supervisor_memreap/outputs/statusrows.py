@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, cast
 
 from supervisor_memreap.advice.growth import Growth
 from supervisor_memreap.core import following, policy
 from supervisor_memreap.core.counters import Counters
-from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing
 from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.core.rows import HindranceRow, PoolRow, RollRow, SuspensionRow, WorkerRow, known, without
 from supervisor_memreap.core.servers import signal_for
@@ -16,6 +17,7 @@ from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import seconds
 
 _HOUR = 3600
+_UNKNOWN = Growth()
 # What only a listener knows of a pool or of a worker.
 _OF_LISTENER = (
     *("growth_bytes_per_hour", "next_at_limit_seconds", "reaps", "given_back_bytes", "counted_since", "since"),
@@ -30,15 +32,15 @@ def of_pool(
     counters: Counters,
     used: Mapping[ProcessId, int],
     boot: float = 0.0,
-    growth: Growth | None = None,
+    growth: Growth = _UNKNOWN,
     server: str | None = None,
+    whole: bool = True,
 ) -> PoolRow:
     """One pool; `used` has the known metric of each worker, in bytes. Unknown values are left out.
 
     `boot` is added to the times in `state`, for seconds since the epoch. `server` is as in host.look.server_of.
     """
-    pool, growth = choice.pool, growth or Growth()
-    sizes = [used[worker.id] for worker in pool.workers if worker.id in used]
+    pool, sizes = choice.pool, [used[worker.id] for worker in choice.pool.workers if worker.id in used]
     row: PoolRow = {
         "name": pool.name,
         "state": pool.state,
@@ -50,7 +52,7 @@ def of_pool(
         "signal": settings.signal if server is None else signal_for(server, settings.signal),
         "signal_is_set": settings.signal is not None,
         "server": server or None,
-        "workers": list(_workers(choice, settings, state, used, growth)),
+        "workers": list((_workers if whole else _notes)(choice, settings, state, used, growth)),
         "manager_pid": pool.manager.pid if pool.manager else None,
         "helpers": [helper.pid for helper in pool.helpers] or None,
         "due": choice.to_go,
@@ -90,32 +92,46 @@ def _workers(
     choice: Choice, settings: PoolSettings, state: PoolState, used: Mapping[ProcessId, int], growth: Growth
 ) -> Iterator[WorkerRow]:
     reasons = {each.worker.id: each.reason.label for each in reversed(choice.pending)}  # the most urgent one
-    for worker in choice.pool.workers:
-        size = used.get(worker.id)
+    limit = float("inf") if settings.limit is None else settings.limit
+    for worker, note in zip(choice.pool.workers, _notes(choice, settings, state, used, growth)):
+        id, size = worker.id, used.get(worker.id)
         over = None if worker.detail is not None else False  # without a detail its bound is within the limit
-        row: WorkerRow = {
-            "pid": worker.id.pid,
+        row: dict[str, Any] = {
+            "pid": id.pid,
             "age_seconds": round(worker.age, 1),
             "used_bytes": size,
-            "over": over if size is None else settings.limit is not None and size > settings.limit,
-            "note": _note(worker, state),
-            "reason": reasons.get(worker.id),
-            "growth_bytes_per_hour": _per_hour(growth.of_worker(worker.id)),
+            "over": over if size is None else size > limit,
+            **note,
+            "reason": reasons.get(id),
+            "growth_bytes_per_hour": _per_hour(growth.of_worker(id)),
         }
-        yield known(row)
+        yield cast(WorkerRow, row if None not in row.values() else known(row))
 
 
-def _note(worker: Worker, state: PoolState) -> str | None:
-    """What happens to it."""
-    if state.leaving and state.leaving.worker == worker.id:
-        return "leaving"
-    if worker.id in {leaving.worker for leaving in state.stuck}:
-        return "stuck"
-    if worker.id in state.requested:
-        return "requested"
-    if policy.serves(worker, state):
-        return None
-    return "starting" if policy.is_starting(worker, state) else "not serving"
+def _notes(choice: Choice, _settings: object, state: PoolState, _used: object, _growth: object) -> Iterator[WorkerRow]:
+    """Of a pool that is not shown `whole`: what happens to each worker, if anything does."""
+    leaving, stuck = state.leaving, {each.worker for each in state.stuck}
+    population = state.population
+    if not (leaving or stuck or state.requested) and population.workers <= population.serving.keys():
+        yield from ({} for _ in choice.pool.workers)  # type: ignore[misc]  # as in nearly every pool
+        return
+    for worker in choice.pool.workers:
+        note = ""
+        if leaving and leaving.worker == worker.id:
+            note = "leaving"
+        elif worker.id in stuck:
+            note = "stuck"
+        elif worker.id in state.requested:
+            note = "requested"
+        elif not policy.serves(worker, state):
+            note = "starting" if policy.is_starting(worker, state) else "not serving"
+        yield cast(WorkerRow, {"note": note} if note else {})
+
+
+def with_notes(row: PoolRow) -> PoolRow:
+    """A row that is whole as one that is not."""
+    notes = ({"note": each["note"]} if "note" in each else {} for each in row["workers"])
+    return {**row, "workers": [cast(WorkerRow, note) for note in notes]}
 
 
 def _per_hour(per_second: float | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from supervisor_memreap.core.model import Worker as Seen
 from supervisor_memreap.core.oomkills import Kills
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host.alarm import wakers
-from supervisor_memreap.host.machine import Lock, Locked, Order, Unlockable
+from supervisor_memreap.host.machine import Asked, Lock, Locked, Order, Unlockable
 from supervisor_memreap.host.memory import Group
 
 from .alarm import SimAlarm
@@ -96,7 +96,7 @@ class SimMachine:
     def look(self, now: float, reads_scopes: bool) -> Iterator[SimReader]:
         self.world.call("look")
         self.groups = {}
-        yield SimReader(self, reads_scopes)
+        yield SimReader(self, reads_scopes, now)
 
     def how_ended(self, program: Program, since: float) -> Ending:
         if self.world.call("how_ended") or not self.world.supervisord.answers():
@@ -106,10 +106,11 @@ class SimMachine:
     def may_exist(self, process: ProcessId) -> bool:
         return self.world.pids.get(process) is not None
 
-    def measure(
-        self, pool: Pool, settings: PoolSettings, known: Mapping[ProcessId, int], until: float
-    ) -> dict[ProcessId, int]:
+    def measure(self, asked: Sequence[Asked], until: float) -> list[Mapping[ProcessId, int]]:
         self.world.call("measure")
+        return [self._measured(pool, known) for pool, _, known in asked]
+
+    def _measured(self, pool: Pool, known: Mapping[ProcessId, int]) -> dict[ProcessId, int]:
         used = {}
         for worker in pool.workers:
             process = self.world.pids.get(worker.id)

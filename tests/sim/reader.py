@@ -49,6 +49,7 @@ def _server_of(names: Names, above: Names | None) -> str:
 class SimReader:
     machine: SimMachine
     reads_scopes: bool
+    began: float
     is_readable: bool = True
     """Whether the pool that is read can be read in time."""
 
@@ -76,13 +77,14 @@ class SimReader:
         present = [each for each in children if (each.id.pid in listed if is_group else each.is_there)]
         parent = None if is_group else above
         seen = [
-            replace(self._seen(each, parent, settings, needs_detail), slot=slots.get(each.id.pid, ""))
+            self._seen(each, parent, settings, needs_detail)._replace(slot=slots.get(each.id.pid, ""))
             for each in present
         ]
         if probe and parent and seen and not any(each.detail for each in seen):
             seen[0] = self._seen(present[0], parent, settings, lambda _: True)
+        late = max(0.0, self.machine.now() - self.began)
         nested = (self._nested(parent) if parent else ()) if reads_structure else None
-        return self._with_serving(replace(pool, workers=tuple(seen), nested=nested), above, serving)
+        return self._with_serving(replace(pool, workers=tuple(seen), nested=nested, late=late), above, serving)
 
     def _of_program(self, watch: Watch) -> tuple[Pool, Process | None]:
         """The pool without its workers, and the process above these; None: there is none."""
@@ -124,7 +126,7 @@ class SimReader:
         now = self.machine.now()
         private = child.private(now) if isinstance(child, Worker) else 20 * 1024**2
         seen = Seen(child.id, now - child.born, private + SHARED)
-        return replace(seen, detail=self._detail(child, above, private, settings)) if needs_detail(seen) else seen
+        return seen._replace(detail=self._detail(child, above, private, settings)) if needs_detail(seen) else seen
 
     def _detail(self, child: Process, above: Process | None, private: int, settings: PoolSettings) -> WorkerDetail:
         server = server_seen(child, above)

@@ -16,6 +16,7 @@ from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import Reaper
 
+from . import resting
 from .bounds import Bounds
 from .faults import DEFECT, Killed
 from .invariants import SECOND, Broken, Watcher
@@ -78,7 +79,8 @@ class Run:
         clock.after(3.0, self.listener.start)
         clock.at(start + 5.0, self._tick)
         self.world.ends = start + self.script.days * DAY
-        clock.run(self.world.ends)
+        with resting.checked(self.watcher.say):
+            clock.run(self.world.ends)
         return Report(
             self.script,
             self.watcher.broken,

@@ -205,6 +205,9 @@ class Processes:
     def children(self, pid: int) -> list[int]:
         return [child for child, process in self._given.items() if process.parent == pid]
 
+    def family(self, pid: int) -> tuple[source.Process, list[int]]:
+        return self.process(pid), self.children(pid)
+
     def sizes(self, pid: int) -> source.Sizes:
         size = (self._of(pid).mib or 5) * MIB
         return source.Sizes(size, size)

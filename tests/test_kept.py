@@ -1,9 +1,10 @@
-"""Descriptors of statm that are kept from look to look: each means one process forever, and none is left open."""
+"""Descriptors that are kept from look to look: each means one process forever, and none is left open."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -15,8 +16,8 @@ from support.reaping import Reaping
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
+from supervisor_memreap.host import kept, procfs
 from supervisor_memreap.host import look as host_look
-from supervisor_memreap.host import procfs, statm
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 
@@ -25,12 +26,12 @@ MIB = 1024**2
 SETTINGS = PoolSettings(limit=500 * MIB)
 
 
-def look(manager: int, table: statm.Statm | None, needs_detail=lambda _worker: False, settings=SETTINGS):
+def look(manager: int, table: kept.Kept | None, needs_detail=lambda _worker: False, settings=SETTINGS):
     watch = Watch(Program("myapp", "myapp", "RUNNING", manager), settings)
     if table:
         table.begin()
     try:
-        return host_look.look(watch, procfs.source(), lambda _pool: needs_detail, statm=table)
+        return host_look.look(watch, procfs.source(), lambda _pool: needs_detail, kept=table)
     finally:
         if table:
             table.end()
@@ -38,7 +39,7 @@ def look(manager: int, table: statm.Statm | None, needs_detail=lambda _worker: F
 
 @pytest.fixture
 def table():
-    table = statm.Statm()
+    table = kept.Kept()
     yield table
     table.close()
 
@@ -54,12 +55,12 @@ def is_open(fd: str) -> bool:
 @pytest.mark.parametrize("metric", ["uss", "vms"])
 def test_a_look_with_kept_descriptors_equals_one_without(table, metric, monkeypatch):
     settings = PoolSettings(limit=500 * MIB, metric=metric)
-    monkeypatch.setattr(statm, "_swap_in_use", lambda: 0)  # a test beside this one may switch a swap file on
+    monkeypatch.setattr(kept, "_swap_in_use", lambda: 0)  # a test beside this one may switch a swap file on
     with pool(3, 40) as manager:
         for _ in range(3):
-            kept, plain = (look(manager, each, settings=settings).workers for each in (table, None))
-            assert [worker.id for worker in kept] == [worker.id for worker in plain]
-            for worker, expected in zip(kept, plain):
+            known, plain = (look(manager, each, settings=settings).workers for each in (table, None))
+            assert [worker.id for worker in known] == [worker.id for worker in plain]
+            for worker, expected in zip(known, plain):
                 assert worker.bound == pytest.approx(expected.bound, abs=MIB)
                 assert worker.age == pytest.approx(expected.age, abs=1)
         assert open_descriptors() == 3
@@ -96,7 +97,43 @@ def test_a_pid_below_another_manager_is_opened_again(table):
     with pool(1, 5) as manager:
         (worker,) = look(manager, table).workers
         other = worker.id._replace(pid=manager + 1)
-        assert table.known(worker.id.pid, other) is None
+        assert table.workers([worker.id.pid], other, by_size=False) == {}
+
+
+def test_a_manager_is_read_by_descriptors_that_mean_it_forever(table):
+    view = procfs.source()
+    with pool(3, 5) as manager:
+        for _ in range(2):
+            process, children = table.family(manager, view)
+            plain, expected = view.family(manager)
+            assert (process.id, process.parent, sorted(children)) == (plain.id, plain.parent, sorted(expected))
+        assert len(table._managers) == 1
+    with pytest.raises(ProcessLookupError):
+        table.family(manager, view)
+    assert not table._managers
+
+
+THREAD_WITH_A_CHILD = """
+import subprocess, threading, time
+threading.Thread(target=subprocess.call, args=(["sleep", "1000"],), daemon=True).start()
+time.sleep(1000)
+"""
+
+
+def test_children_of_each_thread_of_a_manager_are_seen(table):
+    with subprocess.Popen([sys.executable, "-c", THREAD_WITH_A_CHILD]) as manager:
+        try:
+
+            def assert_seen() -> None:
+                (child,) = psutil.Process(manager.pid).children()
+                assert table.family(manager.pid, procfs.source())[1] == [child.pid]
+
+            eventually(assert_seen)
+            assert_seen()
+        finally:
+            (child,) = psutil.Process(manager.pid).children()
+            child.kill()
+            manager.kill()
 
 
 def test_pools_that_come_and_go_leave_no_descriptor_open():
@@ -120,7 +157,7 @@ def test_without_a_free_descriptor_every_file_is_opened_again(table):
 
 
 def test_swap_that_may_belong_to_a_worker_is_read(table, monkeypatch):
-    monkeypatch.setattr(statm, "_swap_in_use", lambda: 450 * MIB)
+    monkeypatch.setattr(kept, "_swap_in_use", lambda: 450 * MIB)
 
     def over(worker) -> bool:
         return worker.bound > SETTINGS.limit
