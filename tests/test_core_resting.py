@@ -14,9 +14,10 @@ from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.state import PoolState, Reap
 
 
-def calm() -> tuple[Film, Pool, Choice]:
+def calm(**settings: Any) -> tuple[Film, Pool, Choice]:
     """Workers that have long served; the next look at them, and the choice of the last one."""
     film = Film()
+    film.settings = replace(film.settings, **settings)
     for _ in range(20):
         verdict = film.look({pid: film.worker(pid, 20)._replace(serving=True) for pid in (11, 12)})
     film.now += 5.0
@@ -24,8 +25,9 @@ def calm() -> tuple[Film, Pool, Choice]:
     return film, replace(verdict.pool, workers=workers), replace(verdict, state=film.state)
 
 
-def test_the_rules_find_nothing_in_a_pool_at_rest():
-    film, pool, before = calm()
+@pytest.mark.parametrize("settings", [{}, {"observe": True}], ids=str)
+def test_the_rules_find_nothing_in_a_pool_at_rest(settings: dict[str, Any]):
+    film, pool, before = calm(**settings)
     choice = resting.choice_in(Look(pool, film.settings, film.state), before, film.now)
     assert choice is not None
     assert choice == film.decide(pool, film.now)

@@ -85,6 +85,14 @@ def test_all_files_agree_with_setup_cfg_about_the_supported_pythons():
     assert matrix == ", ".join(f'"3.{minor}"' for minor in minors())
 
 
+@pytest.mark.parametrize("workflow", (stack.ROOT / ".github/workflows").glob("*.yml"), ids=lambda path: path.name)
+def test_no_job_of_a_workflow_stands_there_twice(workflow):
+    """A file that does is refused as a whole."""
+    jobs = re.findall(r"^  ([\w-]+):$", workflow.read_text().partition("\njobs:\n")[2], re.MULTILINE)
+    assert jobs
+    assert len(jobs) == len(set(jobs))
+
+
 def test_the_test_script_reads_the_versions_from_setup_cfg():
     text = (stack.ROOT / "tests/run").read_text()
     assert not re.search(r"3\.[0-9]|3, [0-9]|minor in [0-9]", text)
