@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 
+import pytest
 from support import stack
 
 from supervisor_memreap import __version__
@@ -85,7 +86,9 @@ def test_all_files_agree_with_setup_cfg_about_the_supported_pythons():
     assert matrix == ", ".join(f'"3.{minor}"' for minor in minors())
 
 
-@pytest.mark.parametrize("workflow", (stack.ROOT / ".github/workflows").glob("*.yml"), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "workflow", sorted((stack.ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name
+)
 def test_no_job_of_a_workflow_stands_there_twice(workflow):
     """A file that does is refused as a whole."""
     jobs = re.findall(r"^  ([\w-]+):$", workflow.read_text().partition("\njobs:\n")[2], re.MULTILINE)
