@@ -85,9 +85,12 @@ def test_a_pool_that_is_idle_now_and_then_logs_at_most_two_lines_in_10_minutes()
     assert 2 <= len(overdue) <= 2 * (1 + (film.now - began) / delay.REPEAT)
 
 
-def test_a_state_that_cannot_be_saved_delays_with_its_cause():
+def test_due_workers_of_a_pool_whose_state_cannot_be_saved_are_overdue_with_the_cause():
     film = Film()
-    film.state = policy.not_sent(film.state, hindrance.unsaved("No space left on device"))
+    for _ in range(4):
+        look = film.look(saturated(film, 300, 200), signal=False)
+        film.state = policy.not_sent(film.state, hindrance.unsaved("No space left on device"))
+    assert look.standing == "overdue"
     assert film.state.delay.hindrance == Hindrance(Kind.UNSAVED, "the state cannot be saved: No space left on device")
 
 
