@@ -34,6 +34,8 @@ DAY = 86400.0
 KEPT = 32.0
 RECORDED = 60.0
 """Seconds between two readings in the history."""
+TOGETHER = 20
+"""Readings that are written at a time: each write waits for the disk."""
 SAMPLED = 500
 # Seconds between two of each.
 OFTEN = {
@@ -63,15 +65,15 @@ def script(ticks: int, tick: float) -> Script:
     """A pool whose workers are over their limit every two hours."""
     growth = Growth(fresh=10 * MIB, leak=0.0125 * MIB)
     load = Load(pause=30.0)
-    pools = tuple(PoolScript(name, "procmanager", load, growth, 0.2, {"limit": 100 * MIB}) for name in ("one", "two"))
+    pool = PoolScript("myapp", "procmanager", load, growth, 0.2, {"limit": 100 * MIB})
     actions: list[Action] = []
     seconds = ticks * tick
     for place, (what, often) in enumerate(OFTEN.items()):
         at, number = often * (place + 1) / len(OFTEN), 0
         while at < seconds:
-            actions += _action(what, pools[number % 2].name, at, number)
+            actions += _action(what, pool.name, at, number)
             at, number = at + often, number + 1
-    return Script("soak", seconds / DAY, pools, tuple(sorted(actions, key=lambda action: action.at)), tick=tick)
+    return Script("soak", seconds / DAY, (pool,), tuple(sorted(actions, key=lambda action: action.at)), tick=tick)
 
 
 def _action(what: str, pool: str, at: float, number: int) -> list[Action]:
@@ -94,6 +96,7 @@ class Month:
         self._path = history
         self._reported: list[str] = []
         self._recorded = self._shown = 0.0
+        self._waiting = 0
         self.looks = 0
         self.samples: list[tuple[float, dict[str, float]]] = []
         """By days."""
@@ -123,6 +126,9 @@ class Month:
         if clock.now - self._recorded >= RECORDED - 2.5:
             self._recorded = clock.now
             self._history.add({"kind": "look", "at": clock.wall, "pools": reaper.status()})
+            self._waiting += 1
+        if self._waiting >= TOGETHER:
+            self._waiting = 0
             self._history.write()
         if self.looks % SAMPLED == 1:
             self._sample(reaper)
