@@ -22,9 +22,10 @@ def sample(listener: int, files: Iterable[Path], history: Path) -> dict[str, int
     children = procfs.source().children(listener)
     own = _memory(listener)
     found = {
-        "pss": own["Pss"],
-        "anonymous": own["Pss_Anon"],
-        "resident": own["Rss"],
+        "pss": own["Pss"] + own["SwapPss"],
+        # Not Pss_Anon: while a fork goes on, it counts half of what that shares.
+        "anonymous": own["Anonymous"] + own["Swap"],
+        "resident": own["Rss"] + own["Swap"],
         "descriptors": len(os.listdir(f"/proc/{listener}/fd")),
         "threads": len(os.listdir(f"/proc/{listener}/task")),
         "children": len(children),
@@ -40,14 +41,15 @@ def sample(listener: int, files: Iterable[Path], history: Path) -> dict[str, int
             if Path(f"/proc/{child}/comm").read_text().strip() in STAY:
                 memory = _memory(child)
                 found["children_descriptors"] += len(os.listdir(f"/proc/{child}/fd"))
-                found["children_pss"] += memory["Pss"]
-                found["children_anonymous"] += memory["Pss_Anon"]
-                found["children_resident"] += memory["Rss"]
+                found["children_pss"] += memory["Pss"] + memory["SwapPss"]
+                found["children_anonymous"] += memory["Anonymous"] + memory["Swap"]
+                found["children_resident"] += memory["Rss"] + memory["Swap"]
     return found
 
 
 def anonymous(pid: int) -> int:
-    return _memory(pid)["Pss_Anon"]
+    memory = _memory(pid)
+    return memory["Anonymous"] + memory["Swap"]
 
 
 def _memory(pid: int) -> dict[str, int]:
