@@ -10,7 +10,8 @@ Ctrl-C or TERM at any time: what was measured until then counts, and nothing is 
 
 As fast as they are answered: this script takes the place of supervisord's side of the event protocol for a real
 `memreap listen`, and sends the next tick when the last one is answered. A real supervisord runs gunicorn, whose workers
-grow with each request, so they are replaced all the time. Meanwhile, every EVERY ticks, one of these happens: {actions}.
+grow with each request, so they are replaced all the time. Meanwhile, every EVERY ticks, something happens:
+{actions}
 The listener is never restarted. Its clocks are those of the machine: an hour of this has an hour of the history, and
 what is kept for a day is kept throughout. So settings are the smallest (min_age=1s, settle=0s), and the rule that ticks
 within 0.5 s cause one look is off: each tick causes one.
@@ -21,10 +22,12 @@ of tests/sim with restarts of memreap too. What depends on days and hours is mea
 Real: all by the clock, with supervisord, nginx and a few requests a second. The same happens, one each minute.
 
 Samples are taken all along. After a warm-up, the first quarter, a line is laid through the medians of 12 parts of the
-run. A figure grows if its slope is, with 95 % confidence, above what is allowed: {allowed}. PSS itself depends on how
-many other programs map Python's library. So what counts are anonymous memory and resident memory, the latter with each
-page in full. The exit status is 1 if something grows, an event was not answered, a worker was signalled while another
-one of its pool was away, a request was lost that no action explains, or memreap logged an internal error.
+run. A figure grows if its slope is, with 95 % confidence, above what is allowed:
+{allowed}
+PSS itself depends on how many other programs map Python's library. So what counts are anonymous memory and resident
+memory, the latter with each page in full. The exit status is 1 if something grows, an event was not answered, a worker
+was signalled while another one of its pool was away, a request was lost that no action explains, or memreap logged an
+internal error.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -123,8 +127,8 @@ def main() -> int:
 
 
 def _described() -> str:
-    names = ", ".join(Disturber.ACTIONS)
-    return (__doc__ or "").format(actions=names, allowed=soak_report.ALLOWED_TEXT)
+    names = textwrap.fill(f"{', '.join(Disturber.ACTIONS)}.", 120)
+    return (__doc__ or "").format(actions=names, allowed=textwrap.fill(soak_report.ALLOWED_TEXT, 120))
 
 
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,10 @@ LIMIT, OTHER_LIMIT = "limit=40MB", "limit=45MB"
 SIZE, OTHER_SIZE = "history_size=4MB", "history_size=5MB"
 # Seconds after the end of an action in which a request may still be lost by it.
 LATE = 3.0
-EXTRA = f"[program:extra]\ncommand={sys.executable} {POOL} 2 5\nstopasgroup=true\nkillasgroup=true\n[memreap:extra]\nlimit=90MB\n"
+EXTRA = (
+    f"[program:extra]\ncommand={sys.executable} {POOL} 2 5\nstopasgroup=true\nkillasgroup=true\n"
+    "[memreap:extra]\nlimit=90MB\n"
+)
 
 
 class Window(NamedTuple):

@@ -89,10 +89,10 @@ def _action(what: str, pool: str, at: float, number: int) -> list[Action]:
 
 
 class Month:
-    def __init__(self, ticks: int, tick: float, history: Path):
+    def __init__(self, ticks: int, tick: float, sampled: int, history: Path):
         self._run = Run(script(ticks, tick), self._take)
         self._began = self._run.world.clock.now
-        self._ticks = ticks
+        self._ticks, self._sampled = ticks, sampled
         self._path = history
         self._reported: list[str] = []
         self._recorded = self._shown = 0.0
@@ -130,7 +130,7 @@ class Month:
         if self._waiting >= TOGETHER:
             self._waiting = 0
             self._history.write()
-        if self.looks % SAMPLED == 1:
+        if self.looks % self._sampled == 1:
             self._sample(reaper)
 
     def _sample(self, reaper: Reaper) -> None:
@@ -179,6 +179,7 @@ class Month:
         }
 
 
-def play(ticks: int, tick: float) -> dict[str, Any]:
+def play(ticks: int, tick: float, sampled: int = SAMPLED) -> dict[str, Any]:
+    """So many ticks, in that many seconds each; with a sample at each so many looks."""
     with tempfile.TemporaryDirectory() as directory:
-        return Month(ticks, tick, Path(directory) / "memreap.sqlite").play()
+        return Month(ticks, tick, sampled, Path(directory) / "memreap.sqlite").play()

@@ -35,7 +35,7 @@ JUDGED = {
 }
 ALLOWED_TEXT = (
     "64 KiB for the listener or its children, 0.2 descriptors or processes, 200 bytes of the saved state, in 100,000"
-    " ticks (six days of TICK_5; of a real run in an hour)"
+    " ticks (six days of TICK_5; of a real run in an hour)."
 )
 MOST_HISTORY = 5 * MIB
 NAMES = {
@@ -133,8 +133,8 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
         "# A month of ticks",
         "",
         "Written by `python benchmarks/soak.py`; its `--help` says what is done, and when a figure counts as growing.",
-        "Each slope has its bound at 95 %; *start* and *end* are the medians of the first and the last twelfth after the",
-        "warm-up.",
+        "Each slope has its bound at 95 %; *start* and *end* are the medians of the first and the last of 12 parts of",
+        "the run after the warm-up.",
         "",
     ]
     for kind in TITLES:
