@@ -110,19 +110,29 @@ def main() -> int:
     for each in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first in what it starts in the background
         signal.signal(each, signal.default_int_handler)
     file = options.out / "soak.jsonl"
-    status = 0
-    if not options.report:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for result in measured(options):
-            # The last run of each kind counts.
-            kept = [row for row in read(file) if row["kind"] != result["kind"]]
-            file.write_text("".join(json.dumps(row) + "\n" for row in (*kept, {**result, **about()})))
-            problems = soak_report.problems(result)
-            print("\n".join(problems) or "nothing grows")
-            status = status or int(bool(problems))
+    try:
+        status = 0 if options.report else _measure(options, file)
+    except KeyboardInterrupt:  # before anything could be measured
+        return 130
     page = soak_report.markdown(read(file))
     (options.out / "soak.md").write_text(page)
     print(page)
+    return status
+
+
+def _measure(options: argparse.Namespace, file: Path) -> int:
+    """The exit status. The results go to the file."""
+    status = 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    for result in measured(options):
+        # The last run of each kind counts.
+        kept = [row for row in read(file) if row["kind"] != result["kind"]]
+        file.write_text("".join(json.dumps(row) + "\n" for row in (*kept, {**result, **about()})))
+        problems = soak_report.problems(result)
+        print("\n".join(problems) or "nothing grows")
+        status = status or int(bool(problems))
+        if result["interrupted"]:
+            break
     return status
 
 

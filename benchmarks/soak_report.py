@@ -112,7 +112,7 @@ def problems(result: Mapping[str, Any]) -> list[str]:
     """What makes the run fail."""
     unit = UNITS[result["unit"]]
     found = [
-        f"{NAMES[name]} grows: {_slope(name, figure, unit)} for {unit.name}"
+        f"growth: {NAMES[name]}: {_slope(name, figure, unit)} for {unit.name}"
         for name, figure in result["figures"].items()
         if verdict(name, figure, unit) == "yes"
     ]
@@ -162,9 +162,8 @@ def _section(result: Mapping[str, Any]) -> list[str]:
 
 def _story(result: Mapping[str, Any]) -> str:
     events = result["events"]
-    hours = result["seconds"] / 3600
     parts = [
-        f"{result['sent']:,} {'looks' if result['unit'] == 'days' else 'events'} in {hours:.1f} hours"
+        f"{result['sent']:,} {'looks' if result['unit'] == 'days' else 'events'} in {_lasted(result['seconds'])}"
         + (" (it was ended early)" if result["interrupted"] else ""),
         f"{result['sent'] - result['answered']} not answered",
         f"{events.get('Signalled', 0):,} workers signalled, {events.get('Left', 0):,} left,"
@@ -187,6 +186,10 @@ def _story(result: Mapping[str, Any]) -> str:
     if result.get("troubles"):
         parts.append(f"{len(result['troubles'])} actions did not do what they should")
     return "\n".join(f"- {part}" for part in parts)
+
+
+def _lasted(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
 
 
 def _is_bytes(name: str) -> bool:

@@ -98,7 +98,7 @@ def test_a_listener_whose_pool_is_disturbed_answers_each_event_and_takes_one_wor
     with soak._private_state(where):
         result = soak.fast(where, 250, None, every=30, sampled=10)
     # In seconds the listener has not yet loaded all that it needs in a month.
-    assert [each for each in soak_report.problems(result) if " memory grows" not in each] == []
+    assert [each for each in soak_report.problems(result) if " memory: " not in each] == []
     assert result["troubles"] == []
     assert result["sent"] >= 250
     assert result["events"]["Left"] > 0
@@ -119,7 +119,7 @@ def test_half_a_day_of_simulated_time_keeps_nothing_and_what_would_be_kept_is_fo
     found.append(soak_month.play(900, 60.0, sampled=20))
     problems = [soak_report.problems(each) for each in found]
     assert problems[0] == []
-    assert any(each.startswith("values that are remembered grows") for each in problems[1])
+    assert any(each.startswith("growth: values that are remembered: ") for each in problems[1])
     assert all(each["events"]["Left"] > 10 for each in found)
 
 
