@@ -3,7 +3,8 @@
     python benchmarks/soak.py                    520,000 ticks, a month of TICK_5, as fast as they are answered
     python benchmarks/soak.py --ticks 20000      a shorter one
     python benchmarks/soak.py --real --hours 4   supervisord's own TICK_5, nginx, FCGI::ProcManager
-    python benchmarks/soak.py --simulated        a month of simulated time, and three with TICK_60: state and history
+    python benchmarks/soak.py --month            520,000 looks in simulated time, with restarts of memreap
+    python benchmarks/soak.py --quarter          three months in simulated time, with TICK_60, of one listener
     python benchmarks/soak.py --report           only write the page again, from the results
 
 Ctrl-C or TERM at any time: what was measured until then counts, and nothing is left running.
@@ -16,8 +17,8 @@ The listener is never restarted. Its clocks are those of the machine: an hour of
 what is kept for a day is kept throughout. So settings are the smallest (min_age=1s, settle=0s), and the rule that ticks
 within 0.5 s cause one look is off: each tick causes one.
 
-Simulated: the real reaper and the real writer of the history, by a clock that jumps from event to event, on the machine
-of tests/sim with restarts of memreap too. What depends on days and hours is measured there.
+In simulated time: the real reaper and the real writer of the history, by a clock that jumps from event to event, on the
+machine of tests/sim. What depends on hours and days is measured there.
 
 Real: all by the clock, with supervisord, nginx and a few requests a second. The same happens, one each minute.
 
@@ -100,7 +101,8 @@ def main() -> int:
     parser.add_argument("--ticks", type=int, default=TICKS, help="at most so many (%(default)s)")
     parser.add_argument("--hours", type=float, help="at most so long (without --real: as long as the ticks take)")
     parser.add_argument("--real", action="store_true", help="by the clock, for --hours (4)")
-    parser.add_argument("--simulated", action="store_true", help="in simulated time, so many --ticks")
+    parser.add_argument("--month", action="store_true", help="in simulated time, so many --ticks")
+    parser.add_argument("--quarter", action="store_true", help="in simulated time, a quarter of --ticks")
     parser.add_argument("--every", type=int, default=EVERY, help="ticks from one action to the next (%(default)s)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="directory of soak.jsonl and .md (benchmarks/results)"
@@ -122,18 +124,14 @@ def main() -> int:
 
 def _measure(options: argparse.Namespace, file: Path) -> int:
     """The exit status. The results go to the file."""
-    status = 0
     options.out.mkdir(parents=True, exist_ok=True)
-    for result in measured(options):
-        # The last run of each kind counts.
-        kept = [row for row in read(file) if row["kind"] != result["kind"]]
-        file.write_text("".join(json.dumps(row) + "\n" for row in (*kept, {**result, **about()})))
-        problems = soak_report.problems(result)
-        print("\n".join(problems) or "nothing grows")
-        status = status or int(bool(problems))
-        if result["interrupted"]:
-            break
-    return status
+    result = measured(options)
+    # The last run of each kind counts.
+    kept = [row for row in read(file) if row["kind"] != result["kind"]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in (*kept, {**result, **about()})))
+    problems = soak_report.problems(result)
+    print("\n".join(problems) or "nothing grows")
+    return int(bool(problems))
 
 
 def _described() -> str:
@@ -141,18 +139,17 @@ def _described() -> str:
     return (__doc__ or "").format(actions=names, allowed=textwrap.fill(soak_report.ALLOWED_TEXT, 120))
 
 
-def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    if options.simulated:
-        yield {"kind": "month", **soak_month.play(options.ticks, 5.0)}
-        yield {"kind": "quarter", **soak_month.play(options.ticks // 4, 60.0)}
-        return
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    if options.month:
+        return {"kind": "month", **soak_month.play(options.ticks, 5.0)}
+    if options.quarter:
+        return {"kind": "quarter", **soak_month.play(options.ticks // 4, 60.0, is_restarted=False)}
     where = stack.directory()
     try:
         with _private_state(where):
             if options.real:
-                yield real(where, 4.0 if options.hours is None else options.hours)
-            else:
-                yield fast(where, options.ticks, options.hours, options.every)
+                return real(where, 4.0 if options.hours is None else options.hours)
+            return fast(where, options.ticks, options.hours, options.every)
     finally:
         shutil.rmtree(where)
 

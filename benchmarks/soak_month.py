@@ -58,10 +58,11 @@ OFTEN = {
     "disk full": 5 * DAY,
     "reload": 10 * DAY,
 }
+RESTARTS = ("restart memreap", "kill memreap", "reload")
 _THEN = {"remove": ("add", 3600.0), "pause": ("resume", 600.0)}
 
 
-def script(ticks: int, tick: float) -> Script:
+def script(ticks: int, tick: float, is_restarted: bool) -> Script:
     """A pool whose workers are over their limit every two hours."""
     growth = Growth(fresh=10 * MIB, leak=0.0125 * MIB)
     load = Load(pause=30.0)
@@ -69,6 +70,8 @@ def script(ticks: int, tick: float) -> Script:
     actions: list[Action] = []
     seconds = ticks * tick
     for place, (what, often) in enumerate(OFTEN.items()):
+        if what in RESTARTS and not is_restarted:
+            continue
         at, number = often * (place + 1) / len(OFTEN), 0
         while at < seconds:
             actions += _action(what, pool.name, at, number)
@@ -89,8 +92,8 @@ def _action(what: str, pool: str, at: float, number: int) -> list[Action]:
 
 
 class Month:
-    def __init__(self, ticks: int, tick: float, sampled: int, history: Path):
-        self._run = Run(script(ticks, tick), self._take)
+    def __init__(self, ticks: int, tick: float, sampled: int, is_restarted: bool, history: Path):
+        self._run = Run(script(ticks, tick, is_restarted), self._take)
         self._began = self._run.world.clock.now
         self._ticks, self._sampled = ticks, sampled
         self._path = history
@@ -179,7 +182,7 @@ class Month:
         }
 
 
-def play(ticks: int, tick: float, sampled: int = SAMPLED) -> dict[str, Any]:
-    """So many ticks, in that many seconds each; with a sample at each so many looks."""
+def play(ticks: int, tick: float, sampled: int = SAMPLED, is_restarted: bool = True) -> dict[str, Any]:
+    """So many ticks, in that many seconds each, with a sample at each so many looks."""
     with tempfile.TemporaryDirectory() as directory:
-        return Month(ticks, tick, sampled, Path(directory) / "memreap.sqlite").play()
+        return Month(ticks, tick, sampled, is_restarted, Path(directory) / "memreap.sqlite").play()

@@ -72,8 +72,8 @@ UNITS = {
 }
 TITLES = {
     "fast": "As fast as they are answered",
-    "month": "A month of simulated time, with TICK_5",
-    "quarter": "Three months of simulated time, with TICK_60",
+    "month": "A month of simulated time, with TICK_5 and restarts of memreap",
+    "quarter": "Three months of simulated time, with TICK_60, of one listener",
     "real": "By the clock",
 }
 
