@@ -54,6 +54,7 @@ NAMES = {
     "old_history": "history, after its 31 days",
     "remembered": "values that are remembered",
     "supervisord": "anonymous memory of supervisord",
+    "processes": "processes of the machine",
 }
 _BYTES = ("pss", "anonymous", "resident", "state", "history", "old_history", "supervisord")
 
@@ -155,7 +156,9 @@ def _section(result: Mapping[str, Any]) -> list[str]:
             lines.append(f"| {NAMES[name]} | {sizes} | {_slope(name, figure, unit)} | {judged} |")
         lines.append("")
     found = problems(result)
-    lines += [f"**Found:** {each}" for each in found] + ([""] if found else [])
+    lines += [f"- **{each}**" for each in found] + ([""] if found else [])
+    # By hand, about what else the machine did.
+    lines += [result["remark"], ""] if "remark" in result else []
     lines += [f"{result['at']}, {result['on']}.", ""]
     return lines
 
