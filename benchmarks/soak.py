@@ -250,8 +250,10 @@ class Run:
         }
 
 
-def fast(where: Path, ticks: int, hours: float | None, every: int = EVERY, sampled: int = SAMPLED) -> dict[str, Any]:
-    """As fast as they are answered."""
+def fast(
+    where: Path, ticks: int, hours: float | None, every: int = EVERY, sampled: int = SAMPLED, kb: int = 3000
+) -> dict[str, Any]:
+    """As fast as they are answered; each request lets its worker grow by `kb`."""
     (where / "site").mkdir()
     (where / "site/sitecustomize.py").write_text(EACH_TICK)
     settings = SETTINGS.format(where=where) + stack.INTERFACE
@@ -263,7 +265,7 @@ def fast(where: Path, ticks: int, hours: float | None, every: int = EVERY, sampl
 
     with contextlib.ExitStack() as open_now:
         pool = open_now.enter_context(servers.running(servers.named("gunicorn sync"), where, settings))
-        load = open_now.enter_context(Load(pool.port, "/myapp/", 2, pause=0.25, kb=3000))
+        load = open_now.enter_context(Load(pool.port, "/myapp/", 2, pause=0.25, kb=kb))
         driver = open_now.enter_context(_listening(where))
         listener = driver.listener().pid
         _yield_too(int((where / "s.pid").read_text()), load.pid)
