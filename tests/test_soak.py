@@ -97,13 +97,15 @@ def test_what_is_wrong_is_a_problem():
 def test_a_listener_whose_pool_is_disturbed_answers_each_event_and_takes_one_worker_at_a_time(where):
     with soak._private_state(where):
         result = soak.fast(where, 400, None, every=60, sampled=10, kb=12_000)
-    # In seconds the listener has not yet loaded all that it needs in a month.
-    assert [each for each in soak_report.problems(result) if " memory: " not in each] == []
+    # In seconds not all is loaded yet that is needed in a month. But one more at each look would be hundreds.
+    assert [each for each in soak_report.problems(result) if not each.startswith("growth: ")] == []
+    descriptors = result["figures"]["descriptors"]
+    assert descriptors["last"] < descriptors["first"] + 20
     assert result["troubles"] == []
     assert result["sent"] >= 400
     assert result["events"]["Left"] > 0
     assert len(result["actions"]) > 1
-    assert {"descriptors", "anonymous", "history", "state"} <= result["figures"].keys()
+    assert {"anonymous", "history", "state", "threads"} <= result["figures"].keys()
     assert "- 0 not answered" in soak_report.markdown([{**result, **soak.about()}])
 
 
