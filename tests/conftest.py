@@ -64,7 +64,7 @@ LONG = """
     operating install debian servers commands demo once doctor_stack saturated listener faults current_directory
     page plot sim_truth stack suite report suggest_benchmark hostile boundary history examples_of_servers self trees top
     deploy metrics memory_metrics sight elastic history_stack reaper mail examples loss sharing newborn
-    memory_stack json fleet slowstart
+    memory_stack json fleet slowstart soak
 """.split()  # noqa: SIM905 - one name a line would be 40 lines
 
 # The machine may be busy: how long an example takes, or to make it, says nothing about memreap.

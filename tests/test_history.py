@@ -12,11 +12,14 @@ from contextlib import closing
 import pytest
 from support import stack
 from support.histories import MIB, Messages, left, look, now, signalled
+from test_core_events import EXAMPLES
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.history import historyfile, historywriter
 from supervisor_memreap.history.historyfile import Writer
 from supervisor_memreap.history.historypath import HistoryError, default_path
+from supervisor_memreap.outputs import fields
 from supervisor_memreap.supervisord import mainlog
 from supervisor_memreap.supervisord.configfile import Contents
 from supervisor_memreap.supervisord.mainlog import MainLog
@@ -196,6 +199,17 @@ def test_a_month_of_ten_workers_takes_as_much_space_as_the_page_says(path):
         file.db.execute("COMMIT")
     (said,) = re.findall(r"pool of 10 workers takes ([0-9.]+) MB", (stack.ROOT / "docs/history.md").read_text())
     assert path.stat().st_size / 1e6 == pytest.approx(float(said), rel=0.25)
+
+
+def test_a_replaced_worker_takes_as_much_space_as_the_page_says(path):
+    """Its signal, that it left, and that another one has settled in its place."""
+    first: dict[type, events.Event] = {}
+    for event, _ in EXAMPLES:
+        first.setdefault(type(event), event)
+    reap = [{"kind": "event", **fields.of(first[kind])} for kind in (events.Signalled, events.Left, events.Settled)]
+    record(path, reap * 2000, at_once=300)
+    (said,) = re.findall(r"a replaced worker ([0-9.]+) kB", (stack.ROOT / "docs/history.md").read_text())
+    assert path.stat().st_size / 2000 / 1e3 == pytest.approx(float(said), rel=0.25)
 
 
 def test_a_smaller_size_makes_an_existing_file_smaller(path):

@@ -17,6 +17,8 @@ _ENDINGS = {
     "PROCESS_STATE_EXITED": Ending.EXITED,
     "PROCESS_STATE_BACKOFF": Ending.EXITED,
 }
+# Programs may come and go under ever new names; of those that ended longer ago, supervisord's log tells.
+_MOST = 1000
 
 
 class Endings:
@@ -31,7 +33,10 @@ class Endings:
         ending = _ENDINGS.get(event.name)
         match = re.match(r"processname:(\S+) groupname:(\S+) ", event.payload)
         if ending and match:
+            self._known.pop((match[2], match[1]), None)  # the last to end is the last
             self._known[match[2], match[1]] = (time.time(), ending)
+            if len(self._known) > _MOST:
+                del self._known[next(iter(self._known))]
 
     def of(self, program: Program, since: float) -> Ending:
         """How it ended after `since`, in seconds since 1970."""

@@ -208,6 +208,10 @@ class Load:
         self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, start_new_session=True)
         return self
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def let_grow(self, kb: int) -> None:
         """From now on, each request that leaks makes its worker grow by this many KiB."""
         assert self._process.stdin
