@@ -125,7 +125,9 @@ def problems(result: Mapping[str, Any]) -> list[str]:
     if result.get("failed"):
         found.append(f"it ended early: {result['failed']}")
     if result.get("lost"):
-        found.append(f"{result['lost']} requests were lost that no action explains")
+        found.append(
+            f"{result['lost']} requests were lost that no action explains; all that were lost: {result['lost_as']}"
+        )
     return [*found, *result["overlaps"], *result["errors"]]
 
 
