@@ -245,6 +245,7 @@ class Run:
             "actions": dict(disturber.counts()),
             "troubles": disturber.troubles(),
             "requests": tally.answered,
+            "lost_as": tally.lost,
             "lost_by_actions": sum(map(disturber.caused, tally.losses)),
             "lost": sum(not disturber.caused(at) for at in tally.losses),
         }

@@ -68,8 +68,8 @@ class Unit(NamedTuple):
 
 UNITS = {
     "ticks": Unit(100_000.0, "100,000 ticks", 1.0),
-    "seconds": Unit(3600.0, "hour", 1.0),
-    "days": Unit(30.0, "month", 5.0),
+    "seconds": Unit(3600.0, "an hour", 1.0),
+    "days": Unit(30.0, "a month", 5.0),
 }
 TITLES = {
     "fast": "As fast as they are answered",
@@ -125,7 +125,9 @@ def problems(result: Mapping[str, Any]) -> list[str]:
     if result.get("failed"):
         found.append(f"it ended early: {result['failed']}")
     if result.get("lost"):
-        found.append(f"{result['lost']} requests were lost that no action explains")
+        found.append(
+            f"{result['lost']} requests were lost that no action explains; all that were lost: {result['lost_as']}"
+        )
     return [*found, *result["overlaps"], *result["errors"]]
 
 
@@ -168,7 +170,7 @@ def _story(result: Mapping[str, Any]) -> str:
     parts = [
         f"{result['sent']:,} {'looks' if result['unit'] == 'days' else 'events'} in {_lasted(result['seconds'])}"
         + (" (it was ended early)" if result["interrupted"] else ""),
-        f"{result['sent'] - result['answered']} not answered",
+        *([_missed(result)] if result["unit"] != "days" else []),
         f"{events.get('Signalled', 0):,} workers signalled, {events.get('Left', 0):,} left,"
         f" {len(result['overlaps'])} while another one was away",
         f"{len(result['errors'])} internal errors",
@@ -189,6 +191,11 @@ def _story(result: Mapping[str, Any]) -> str:
     if result.get("troubles"):
         parts.append(f"{len(result['troubles'])} actions did not do what they should")
     return "\n".join(f"- {part}" for part in parts)
+
+
+def _missed(result: Mapping[str, Any]) -> str:
+    missed = result["sent"] - result["answered"]
+    return f"{missed} not taken, by supervisord's log" if result["kind"] == "real" else f"{missed} not answered"
 
 
 def _lasted(seconds: float) -> str:

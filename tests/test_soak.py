@@ -90,7 +90,7 @@ def test_what_is_wrong_is_a_problem():
     assert soak_report.problems(good) == []
     growing = {"figures": soak_report.figures(samples(200 * KIB))}
     wrong: list[dict] = [growing, {"answered": 4}, {"overlaps": ["two"]}, {"errors": ["internal"]}, {"failed": "it"}]
-    wrong += [{"lost": 1}]
+    wrong += [{"lost": 1, "lost_as": {"get TimeoutError": 1}}]
     assert [len(soak_report.problems({**good, **each})) for each in wrong] == [1] * len(wrong)
 
 
