@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support import driver
@@ -14,15 +16,18 @@ from support.reaping import Reaping
 
 from supervisor_memreap.advice import growth
 from supervisor_memreap.advice.growth import Growth, Sample
-from supervisor_memreap.core import following, selection
+from supervisor_memreap.core import events, following, policy, selection
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.rows import of_xmlrpc
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host import look
+from supervisor_memreap.host import kept, look, procfs
+from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener import sizes
+from supervisor_memreap.listener.pool import WatchedPool
+from supervisor_memreap.listener.sizes import PoolSizes
 from supervisor_memreap.outputs import statusrows, statustable
 from supervisor_memreap.rpcinterface import make_rpcinterface
 
@@ -84,6 +89,52 @@ def test_a_reading_costs_no_extra_look(growing, in_seconds, monkeypatch):
     assert len(measured) == 1
     # What is known from the first one is no reading of the later ones.
     assert [len(series.samples) for series in of_pool.series.values()] == [1, 1, 1]
+
+
+def test_the_swap_of_other_processes_is_no_part_of_a_size(growing, monkeypatch):
+    monkeypatch.setattr(kept, "_swap_in_use", lambda: 300 * MIB)
+    monkeypatch.setattr(sizes, "MEASURE", 0.0)
+    monkeypatch.setattr(policy, "PROBE", 0.0)
+    # With headroom= one worker is read at each look, to know whether sizes may be read.
+    with Reaping(growing, limit="900MB", metric="rss", headroom="1MB") as reaping:
+        for _ in range(3):
+            reaping.tick()
+            (pool,) = reaping.reaper.status()
+            assert 0 < pool["largest_bytes"] < 300 * MIB
+
+
+def test_sizes_that_cannot_be_read_leave_the_status_as_it_is(growing, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no sizes")
+
+    def has_no_descriptor(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with Reaping(growing, limit="1GB") as reaping:
+        reaping.tick()
+        with monkeypatch.context() as patch:
+            patch.setattr(kept.Kept, "workers", lambda *_, **__: {})
+            patch.setattr(procfs.Procfs, "process", has_no_descriptor)
+            (pool,) = reaping.reaper.status()
+        assert (len(pool["workers"]), reaping.all_of(events.InternalError)) == (3, [])
+        monkeypatch.setattr(look, "measure", fail)
+        (pool,) = reaping.reaper.status()
+        assert len(pool["workers"]) == 3
+        assert reaping.all_of(events.InternalError)
+
+
+def test_the_server_is_read_again_with_other_workers_and_while_it_is_not_sure():
+    answers = ["gunicorn of an unknown worker class", "gunicorn", "gunicorn gthread"]
+    known = PoolSizes(cast(Machine, SimpleNamespace(server_of=lambda _: answers.pop(0))))
+
+    def server(pid: int) -> str | None:
+        workers = (Worker(ProcessId(pid, 1.0), 3600.0, MIB),)
+        known.begin_round()
+        pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 1.0), workers=workers)
+        return known.server(cast(WatchedPool, SimpleNamespace(pool=pool)))
+
+    shown = [server(pid) for pid in (11, 11, 11, 12)]
+    assert shown == ["gunicorn of an unknown worker class", "gunicorn", "gunicorn", "gunicorn gthread"]
 
 
 def test_a_real_pool_with_a_total_has_the_memory_of_all_its_processes(growing):

@@ -281,6 +281,11 @@ def has_loops(server: str) -> bool:
     return server in _BY_LOOP
 
 
+def is_unsure(server: str) -> bool:
+    """Whether it may turn out to be another one at the next reading."""
+    return server == UNRECOGNISABLE or server in {lines[Loop.HIDDEN].name for lines in _BY_LOOP.values()}
+
+
 def permits(server: str, loop: Callable[[], Loop]) -> bool:
     """Whether a worker that was taken for one of this server may be signalled so with the loop that it has now."""
     base = _BASES.get(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 
@@ -156,9 +157,7 @@ class _Reading:
             process = kept.keep(pid, self._manager, self._view) if kept else self._view.process(pid)
             if process.ended or process.parent != self._manager.pid:
                 return None
-            sizes = self._view.sizes(pid)
-            bound = sizes.size if self._settings.metric == "vms" else sizes.bound
-            worker = Worker(process.id, process.age, bound)
+            worker = Worker(process.id, process.age, _bound(pid, self._settings.metric, self._view))
             return worker._replace(detail=self._detail(worker)) if needs_detail(worker) else worker
         except (ProcessLookupError, PermissionError):
             return None
@@ -169,9 +168,11 @@ class _Reading:
             return workers
         for place, worker in enumerate(workers):
             try:
-                read = worker._replace(detail=self._detail(worker))
-            except ProcessLookupError:
-                continue  # it has just left
+                # That of `kept` is an upper bound.
+                read = worker._replace(bound=_bound(worker.id.pid, self._settings.metric, self._view))
+                read = read._replace(detail=self._detail(read))
+            except (ProcessLookupError, PermissionError):
+                continue  # it has just left, or was hidden
             return (*workers[:place], read, *workers[place + 1 :])
         return workers
 
@@ -226,6 +227,12 @@ def _server_of(worker: int, manager: int | None, view: Source) -> str:
     return servers.with_loop(server, view.loop(worker, manager)) if servers.has_loops(server) else server
 
 
+def _bound(pid: int, metric: str, view: Source) -> int:
+    """As that of a Worker. Raises ProcessLookupError, PermissionError."""
+    sizes = view.sizes(pid)
+    return sizes.size if metric == "vms" else sizes.bound
+
+
 def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:
     """The metric in bytes; None if it may not be read: a bound never takes its place.
 
@@ -255,7 +262,7 @@ def measure(
         for worker in workers
     ]
     exact = view.memories(needed, deadline) if needed else {}
-    return [_measured(each, workers, exact, view, kept) for each, workers in zip(asked, unknown)]
+    return [_measured(each, workers, exact, view, kept, deadline) for each, workers in zip(asked, unknown)]
 
 
 def _measured(
@@ -264,6 +271,7 @@ def _measured(
     exact: Mapping[int, ProcessMemory],
     view: Source,
     kept: Kept | None,
+    deadline: float,
 ) -> Mapping[ProcessId, int]:
     pool, settings, known = asked
     is_exact = settings.metric in _EXACT
@@ -272,10 +280,15 @@ def _measured(
     used = {worker.id: known[worker.id] for worker in pool.workers if worker.id in known}
     used |= {worker.id: worker.used for worker in pool.workers if worker.used is not None}
     read = {}
-    for worker in unknown:
-        size = _used(worker.bound, settings.metric, exact.get(worker.id.pid), len(pool.workers) + 1)
+    for pid in (worker.id.pid for worker in unknown):
+        size: int | None = None
+        if is_exact:
+            size = _used(0, settings.metric, exact.get(pid), len(pool.workers) + 1)
+        elif time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # it has just left, or may not be read
+                size = _bound(pid, settings.metric, view)
         if size is not None:
-            read[worker.id.pid] = size
+            read[pid] = size
     # Those that are still there had their pids meanwhile.
     there = kept.workers(read, pool.manager, by_size=False) if kept and pool.manager else {}
     for worker in unknown:
@@ -286,8 +299,11 @@ def _measured(
 
 
 def _is(process: ProcessId, view: Source) -> bool:
-    """Whether it is there."""
-    return if_readable(lambda: view.process(process.pid).id == process, False)
+    """Whether it is there; not where that cannot be read, as without a free descriptor."""
+    try:
+        return view.process(process.pid).id == process
+    except OSError:
+        return False
 
 
 def private_memory(process: ProcessId, processes: int, view: Source) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from supervisor_memreap.advice.growth import Growth, Sample
+from supervisor_memreap.core import servers
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.core.rows import PoolRow
@@ -29,17 +30,17 @@ class PoolSizes:
         self._before: Mapping[ProcessId, int] = {}
         """The same of the round before: shown until the worker is read again."""
         self.growth = Growth()
-        self._server: tuple[ProcessId | None, str | None] = None, None
-        """The manager and its server, as far as that is known."""
+        self._server: tuple[tuple[ProcessId | None, ...], str | None] = (), None
+        """The manager and its first worker, and their server, as far as that is known."""
         self.row: tuple[tuple[object, ...], PoolRow] | None = None
         """The last one that was not whole, and what it was made of."""
         self._is_server_final = False
-        """Whether the manager has run for so long that its workers have their titles."""
+        """Whether that worker has run for so long that it has its title, and its loop was seen."""
 
     def begin_round(self) -> None:
         self._before, self.used = self.used, {}
         if not self._is_server_final:
-            self._server = None, None
+            self._server = (), None
 
     def is_due(self, pool: WatchedPool) -> bool:
         """Whether there are workers that were not read in this round, or that the last look has read."""
@@ -60,11 +61,15 @@ class PoolSizes:
         return {**before, **self.used}
 
     def server(self, pool: WatchedPool) -> str | None:
-        manager, server = self._server
-        if server is None or manager != pool.pool.manager:
+        first = pool.pool.workers[:1]
+        read_of, server = self._server
+        # A manager may start to fork workers of another class.
+        known = (pool.pool.manager, *(worker.id for worker in first))
+        if server is None or read_of != known:
             server = self._machine.server_of(pool.pool)
-            self._server = pool.pool.manager, server
-            self._is_server_final = pool.pool.manager_age >= MEASURE
+            self._server = known, server
+            is_old = any(worker.age >= MEASURE for worker in first)
+            self._is_server_final = is_old and server is not None and not servers.is_unsure(server)
         return server
 
 
@@ -99,7 +104,9 @@ class Sizes:
     def _measure(self, pools: Sequence[WatchedPool], now: float) -> None:
         """Read their workers that were not read in this round."""
         asked = [(pool.pool, pool.settings, self._by_pool[pool.name].used) for pool in pools]
-        measured = self._machine.measure(asked, now + MEASURING) if asked else []
+        measured: Sequence[Mapping[ProcessId, int]] = []
+        with self._pools.guard():
+            measured = self._machine.measure(asked, now + MEASURING) if asked else []
         had_time = self._machine.now() < now + MEASURING
         for pool, used in zip(pools, measured):
             sizes = self._by_pool[pool.name]
