@@ -62,9 +62,9 @@ def made(make: Callable[[], MadeT], patience: float) -> MadeT:
     return cast("MadeT", answer)
 
 
-def _all_of(readable: int, deadline: float) -> bytes:
+def _all_of(readable: int, deadline: float) -> bytearray:
     """What is written to this pipe until it is closed. Raises TimeoutError."""
-    poll, data = select.poll(), b""
+    poll, data = select.poll(), bytearray()
     poll.register(readable, select.POLLIN)
     while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         chunk = os.read(readable, 1 << 16)
