@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry
 from support import stack
 from support.driver import assert_in, eventually, until
 from support.messages import event, left, look, reap, row, signalled, watching, worker
@@ -25,6 +27,7 @@ from support.metrics import Child, child, ended
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
+from supervisor_memreap.outputs import metrics as exports
 
 WORKERS = 'memreap_workers{pool="myapp"} 2.0'
 # The seconds without a look after which a pool is blind, instead of 125 s.
@@ -318,8 +321,9 @@ def test_a_missing_directory_is_reported_once_and_the_file_is_written_when_it_ex
         metrics.takes(look(row()))
         eventually(lambda: assert_troubles(metrics, trouble))
         path.parent.mkdir()
-        metrics.takes(look(row()))
-        eventually(lambda: assert_written(path, WORKERS))
+        for at in (2.5, 3.5):
+            metrics.takes(look(row(), at=at))
+            eventually(lambda at=at: assert_written(path, WORKERS, f"memreap_last_look_timestamp_seconds {at}"))
         eventually(lambda: assert_troubles(metrics, trouble, ""))
 
 
@@ -336,9 +340,35 @@ def test_a_full_disk_leaves_no_partial_or_stale_file_and_is_reported_until_there
         eventually(lambda: assert_troubles(metrics, trouble))
         assert list(tmp_path.iterdir()) == []
         process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        metrics.takes(look(row()))
+        for at in (2.5, 3.5):
+            metrics.takes(look(row(), at=at))
+            eventually(lambda at=at: assert_written(path, WORKERS, f"memreap_last_look_timestamp_seconds {at}"))
         eventually(lambda: assert_troubles(metrics, trouble, ""))
-        assert_written(path, WORKERS)
+
+
+@pytest.mark.parametrize("is_free_at_once", [True, False])
+def test_a_disk_with_room_for_one_version_is_no_trouble_or_one_line(tmp_path, monkeypatch, is_free_at_once):
+    path, told, opened = tmp_path / "memreap.prom", [], os.open
+    held: list[bool] = []
+    """Whether the version before, also one that has just been removed, still holds its room, at each open."""
+
+    def full(*arguments, **keywords):
+        has_room = not path.exists() and (is_free_at_once or not (held and held[-1]))
+        held.append(path.exists())
+        if not has_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(*arguments, **keywords)
+
+    file = exports._File(str(path), CollectorRegistry(), exports._Troubles(told.append))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        written = [file._write() or path.exists() for _ in range(6)]
+    assert written == ([True] * 6 if is_free_at_once else [True, False] * 3)
+    trouble = f"cannot write {path}: No space left on device: node_exporter gets nothing; trying again after each look"
+    assert told == ([] if is_free_at_once else [{"trouble": trouble}])
+    file._write()
+    file._write()
+    assert told[1:] == ([] if is_free_at_once else [{"trouble": ""}])
 
 
 def test_a_link_in_place_of_the_new_file_is_never_followed(tmp_path):
@@ -353,7 +383,7 @@ def test_a_link_in_place_of_the_new_file_is_never_followed(tmp_path):
         assert not path.is_symlink()
 
 
-def test_a_file_now_written_by_another_memreap_is_left_alone(tmp_path):
+def test_a_file_now_exports_another_memreap_is_left_alone(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path) as old, child("", file=path) as new:
         old.takes(look(row("old")))

@@ -160,11 +160,30 @@ class _File:
     def _write(self) -> None:
         from prometheus_client import generate_latest
 
-        new = f"{self._path}.new"
+        before = self._written
         try:
             text = generate_latest(self._registry)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)  # of one that was ended while it wrote
+            try:
+                self._put(text)
+            except OSError:
+                # Rather none than an old one; on a full disk, that makes room for the new one.
+                self._drop(self._path)
+                self._put(text)
+            # Where the old one's room is not free at once, every second write succeeds: that ends no trouble.
+            if before:
+                self._troubles.follow("file", "")
+        except OSError as error:
+            why = f"cannot write {self._path}: {error.strerror}: node_exporter gets nothing"
+            self._troubles.follow("file", f"{why}; trying again after each look")
+        except Exception as error:
+            self._troubles.fail(error)
+
+    def _put(self, text: bytes) -> None:
+        """Raises OSError; then no part of it is left."""
+        new = f"{self._path}.new"
+        self._written = None
+        self._drop(new)  # of one that was ended while it wrote
+        try:
             # Never through a link that another user has put there.
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
                 os.fchmod(file.fileno(), 0o644)  # whatever the umask is: node_exporter is another user
@@ -172,16 +191,15 @@ class _File:
                 file.flush()
                 status = os.fstat(file.fileno())
             os.rename(new, self._path)
-            self._written = status.st_dev, status.st_ino
-            self._troubles.follow("file", "")
-        except OSError as error:
-            for path in (new, self._path):  # rather none than an old one
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-            why = f"cannot write {self._path}: {error.strerror}: node_exporter gets nothing"
-            self._troubles.follow("file", f"{why}; trying again after each look")
-        except Exception as error:
-            self._troubles.fail(error)
+        except OSError:
+            self._drop(new)
+            raise
+        self._written = status.st_dev, status.st_ino
+
+    @staticmethod
+    def _drop(path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
     def remove(self) -> None:
         """No pool is watched any longer. If another memreap writes the file now, leave it."""
