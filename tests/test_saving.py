@@ -20,10 +20,11 @@ from support.reaping import Reaping
 
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command, CommandError
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.core.state import Phase, PoolState, Reap
 from supervisor_memreap.host.thismachine import ThisMachine
-from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.listener import loop, statedirectory
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.statefile import StateFile
@@ -364,3 +365,34 @@ def test_status_reports_unsaved_state_even_if_the_listener_cannot_be_asked(tmp_p
             assert result.returncode == 1
 
         eventually(assert_unsaved_reported)
+
+
+def test_the_next_listener_waits_for_workers_that_have_not_left_and_for_no_others(directory):
+    states = StateFile(SUPERVISORD, [str(directory)])
+    stays = Reap(ProcessId(4_000_001, 1.5), 1.0, frozenset())
+    left = replace(stays, phase=Phase.GONE, left=2.0)
+    assert states.write({"stays": PoolState(reap=stays), "left": PoolState(reap=left)}, 3.0) == ""
+    emitted: list[events.Event] = []
+    assert set(SavedStates(ThisMachine(), states, emitted.append, Once(emitted.append)).read()) == {"stays", "left"}
+    assert [(type(event), event.pool) for event in emitted] == [(events.Remembered, "stays")]
+
+
+def test_the_log_of_a_listener_begins_with_its_version_and_configuration(directory, tmp_path, monkeypatch, capfd):
+    class Begun(Exception):
+        pass
+
+    def begun():
+        raise Begun
+
+    states = StateFile(SUPERVISORD, [str(directory)])
+    states.write({"myapp": PoolState(reap=Reap(ProcessId(4_000_001, 1.5), 1.0, frozenset()))}, 3.0)
+    (tmp_path / "s.conf").write_text("[supervisord]\n")
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    monkeypatch.setattr(loop, "_is_alone", lambda *_: True)
+    monkeypatch.setattr(loop, "_statefile", lambda *_: states)
+    monkeypatch.setattr(loop, "_keep_protocol_apart", begun)
+    with pytest.raises(Begun):
+        loop.run(str(tmp_path / "s.conf"), [])
+    started, remembered = capfd.readouterr().err.splitlines()
+    assert f"configuration {tmp_path}/s.conf" in started
+    assert "waiting for it to leave" in remembered

@@ -63,8 +63,8 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     except SettingsError as error:
         emit(events.SettingsRefused("", time.time(), str(error), None))
         file = None
-    application = Application(file, command_line, emit, _statefile(above, contents), emit.apply)
     emit(events.Started("", time.time(), __version__, file.path if file else ""))
+    application = Application(file, command_line, emit, _statefile(above, contents), emit.apply)
     stdin, stdout = _keep_protocol_apart()
     collect_seldom()
     _return_memory()

@@ -27,7 +27,7 @@ class SavedStates:
             self._emit(events.NotRemembered("", self._clock.time(), trouble))
         for name, state in states.items():
             leaving = state.leaving
-            if leaving:
+            if leaving and leaving.left is None:
                 after = now - leaving.signalled
                 self._emit(events.Remembered(name, self._clock.time(), leaving.worker, after, leaving.is_sent))
         return states
