@@ -92,7 +92,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
         (
             "events=",
             "events=",
-            r"listener: note: cannot tell whether it still works: .*; add \[rpcinterface:memreap\]",
+            r"listener: note: whether it hangs cannot be seen, .*; add \[rpcinterface:memreap\]",
         ),
         ("stopwait", "autorestart=no\nstopwait", r"myapp: .*\[program:myapp\] autorestart=false: .*: set it to true$"),
         (

@@ -13,10 +13,11 @@ import subprocess
 import sys
 
 import pytest
-from support.doctor import READY, SOUND, Environment, assert_finds, assert_found, examined, needs_root
+from support.doctor import READY, RUNNING, SOUND, Environment, assert_finds, assert_found, examined, needs_root
 from support.driver import assert_matches
 from support.stack import INTERFACE, PLUGIN, ROOT, python_for
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.doctor import interpreter
 from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.listener.doctorprocess import DoctorProcess
@@ -44,6 +45,24 @@ def test_nothing_is_advised_with_which_supervisord_may_not_start_again(answer, s
     assert_finds(expression, examined(SOUND + sections, answer=answer))
 
 
+def test_where_neither_section_may_be_added_one_note_says_so():
+    python = Answer("supervisord", "/their/python", error="No module named 'supervisor_memreap'")
+    neither = (
+        r"listener: note: whether it hangs cannot be seen, since supervisord has no \[rpcinterface:memreap\]; add"
+        r" neither that nor \[ctlplugin:memreap\]: /their/python cannot import memreap, and supervisord would not start"
+        r" again \(docs/install.md\)$"
+    )
+    found = examined(answer=python)
+    assert_finds(neither, found)
+    assert "supervisorctl" not in found
+
+
+def test_whether_a_listener_hangs_is_no_question_while_none_runs():
+    fatal = [replace(row, state="FATAL", pid=0) if row.name == "memreap" else row for row in RUNNING]
+    assert "listener: note: whether it hangs" in examined()
+    assert "whether it hangs" not in examined(rows=fatal)
+
+
 def test_a_restart_of_supervisord_is_advised_by_one_function_alone():
     """It knows whether supervisord would start again: no other text of doctor may advise it."""
     doctor = ROOT / "supervisor_memreap/doctor"
@@ -57,7 +76,10 @@ def test_a_restart_of_supervisord_is_advised_by_one_function_alone():
 
 
 def test_with_the_interface_an_older_memreap_and_a_missing_plugin_are_notes():
-    expression = "supervisord: note: .* has supervisor_memreap 0.1, not .*: first .*, then restart supervisord, once$"
+    expression = (
+        "supervisord: note: .* has supervisor_memreap 0.1, not .*: first .*, then restart supervisord, once, when"
+    )
+    expression += " convenient: that restarts all its programs$"
     assert_finds(expression, examined(SOUND + INTERFACE, answer=OLD, listener=READY))
     advice = r"supervisorctl: note: for supervisorctl memreap status, add \[ctlplugin:memreap\] with "
     assert_finds(advice, examined(SOUND + INTERFACE, listener=READY))

@@ -118,7 +118,10 @@ def test_where_the_listener_lacks_a_right_too_doctor_is_to_be_run_with_it(monkey
 @needs_root
 @pytest.mark.parametrize(
     ("user", "remedy"),
-    [("www-data", r"set chown=www-data in \[unix_http_server\], then "), (2**21, "run it as a user that has a n")],
+    [
+        ("www-data", r"set chown=root:GROUP, a group of www-data, and chmod=0770 in .* all programs\), then "),
+        (2**21, "run it as a user that has a n"),
+    ],
 )
 def test_a_socket_that_the_user_of_the_listener_cannot_open_is_reported(where, user, remedy):
     """No chown= is advised with which supervisord would not start."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import UP, Program, supervisord_of
+from supervisor_memreap.core.model import UP, Program, ProgramState, supervisord_of
 from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
@@ -54,9 +54,9 @@ def _own_findings(case: Case) -> Iterator[Finding]:
 def _without_interface(case: Case) -> Iterator[Finding]:
     if case.contents.own_sections("rpcinterface"):
         yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
-    else:
-        text = "cannot tell whether it still works: supervisord shows even a dead listener as RUNNING"
-        yield note("listener", f"{text}; {advise_interface(case)}")
+    elif any(program.state == ProgramState.RUNNING for program in case.listeners()):
+        text = "whether it hangs cannot be seen, since supervisord has no [rpcinterface:memreap]"
+        yield note("listener", f"{text}; {advise_interface(case, is_needed=False)}")
     yield from (not_running(program) for program in case.listeners() if program.state not in UP)
 
 
@@ -89,7 +89,8 @@ def _socket(case: Case) -> Iterator[Finding]:
     if rights.run_as(actor, lambda: _connect(path)) == b"refused":
         name = name_of_user(actor.users[1])
         text = f"its user {name} has no permission to open supervisord's socket {path}, so it sees no program"
-        remedy = f"set chown={name} in [unix_http_server], then {advise_restart(case)}"
+        group = f"set chown=root:GROUP, a group of {name}, and chmod=0770 in [unix_http_server] (it may then stop all"
+        remedy = f"{group} programs), then {advise_restart(case)}"
         if name.isdigit():  # with a chown= that it cannot look up supervisord would not start
             remedy = "run it as a user that has a name here"
         yield Finding("listener", f"{text}: {remedy}")

@@ -77,12 +77,10 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
     elif sections or case.contents.own_sections("ctlplugin") or answer.unknown or answer.refused:
         return
     elif not answer.can_import:
-        fails = "" if answer.version else f", and every call of {answer.program} would fail"
-        if answer.python == case.supervisord.python:  # the remedy is said there
-            text = f"do not add [ctlplugin:memreap] before [rpcinterface:memreap]: both have one Python{fails}"
-        else:
+        if answer.python != case.supervisord.python:  # else it is said there
+            fails = "" if answer.version else f", and every call of {answer.program} would fail"
             text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}; first {answer.remedy}"
-        yield note("supervisorctl", text)
+            yield note("supervisorctl", text)
     elif case.contents.own_sections("rpcinterface"):
         text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
         yield note("supervisorctl", text)
@@ -95,7 +93,7 @@ def _refusal(answer: Answer) -> str:
     return f"{answer.refused}: {answer.lacks}; remove that section, or {answer.remedy}"
 
 
-def advise_interface(case: Case) -> str:
+def advise_interface(case: Case, is_needed: bool = True) -> str:
     """How to get [rpcinterface:memreap], or why not to add it."""
     answer = case.supervisord
     if answer.unknown:
@@ -108,6 +106,9 @@ def advise_interface(case: Case) -> str:
         return add
     if answer.version:
         return f"{answer.lacks}: first {answer.remedy}, then {add}"
+    if not is_needed:
+        neither = f"add neither that nor [ctlplugin:memreap]: {answer.python} cannot import memreap"
+        return f"{neither}, and supervisord would not start again (docs/install.md)"
     not_yet = f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again"
     return f"{not_yet}; first {answer.remedy}; then run memreap doctor again"
 
@@ -119,4 +120,4 @@ def advise_restart(case: Case) -> str:
         return "restart supervisord, but first solve the problem that keeps it from starting again"
     if answer.unknown:
         return f"restart supervisord, once it is known whether it will start again ({answer.unknown})"
-    return "restart supervisord, once"
+    return "restart supervisord, once, when convenient: that restarts all its programs"
