@@ -29,6 +29,10 @@ SUPERVISORCTL = (
 
 def page() -> str:
     whole = parser(is_whole=True)
+    actions = whole._actions  # noqa: SLF001 # argparse shows them nowhere else
+    (commands,) = (each.choices for each in actions if isinstance(each.choices, dict))
+    for command in commands.values():  # Manpage does not show its epilog
+        command.description = "\n".join(filter(None, (command.description, command.epilog)))
     summary = (whole.description or "").rstrip(".")
     data = {
         "description": summary[:1].lower() + summary[1:],

@@ -43,8 +43,9 @@ memreap doctor              check for anything that would stop memreap or make
 memreap help                show this
 
 NAME is a pool, or a group or a program with numprocs: then all of its pools.
-The listener carries commands out, and signals a worker while it serves no
-request; see its log (tail memreap stderr). Sizes are in the pool's metric.
+The listener carries commands out, and signals a worker between two requests
+where that can be arranged (docs/safety.md); see its log (tail memreap stderr).
+Sizes are in the pool's metric.
 memory needs no listener: supervisorctl itself reads it, with its user's rights.
 exit status: 0 memreap watches all pools, or did what was asked; 1 a pool is
 suspended, OVERDUE, FATAL or not watched (BLIND), something is wrong with the

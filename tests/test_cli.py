@@ -9,6 +9,8 @@ import sys
 import pytest
 from support.inprocess import memreap
 
+from supervisor_memreap.supervisord import configfile
+
 
 def process(*words: str) -> subprocess.CompletedProcess[str]:
     """One of its own, of which the exit status is that of the command."""
@@ -46,6 +48,13 @@ def test_doctor_json_distinguishes_problems_from_notes(tmp_path):
     values = json.loads(result.stdout)
     kinds = {finding["kind"] for finding in values["findings"] if "monkeys" in finding["text"]}
     assert (result.returncode, result.stderr, kinds) == (1, "", {"problem"})
+
+
+def test_doctor_without_a_configuration_has_found_a_problem(monkeypatch):
+    monkeypatch.setattr(configfile, "searched", lambda: ["/nowhere/supervisord.conf"])
+    result = memreap("doctor")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "configuration: no supervisord.conf in /nowhere/supervisord.conf; specify it with -c\n" in result.stdout
 
 
 def test_demo_refuses_a_configuration():

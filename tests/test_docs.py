@@ -158,6 +158,7 @@ def test_the_man_page_has_every_command_also_of_supervisorctl_and_every_setting(
     page = (stack.ROOT / "docs/memreap.1").read_text().replace("\\-", "-")
     commands = re.findall(r"^\.SS \\fBmemreap (\w+)\\fR$", page, re.MULTILINE)
     assert commands == COMMANDS
+    assert page.count("\nexit status: ") == len([*COMMANDS, "supervisorctl memreap"])
     assert re.findall(r"^\\fBsupervisorctl memreap (\w+)", page, re.MULTILINE) == list(CONTROL)
     assert re.findall(r"^\\fB(\w+)\\fR \(default ", page, re.MULTILINE) == list(KEYS)
 

@@ -11,8 +11,7 @@ Perl which FCGI::ProcManager it has.
 
 A line with "note:" is about something that works but could work better, or that is unknown.
 
-exit status: 0 no problems found; 1 problems found; 2 bad usage, or no configuration; 70 internal
-error; 130 Ctrl-C.
+exit status: 0 no problems found; 1 problems found; 2 bad usage; 70 internal error; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ import traceback
 from supervisor_memreap import doctor
 from supervisor_memreap.commands.arguments import add_configuration, add_json
 from supervisor_memreap.outputs import log
-from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
 
@@ -37,11 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
-    path = configfile.find(args.configuration)
     try:
         if not args.json:
-            return doctor.run(path, connect_as_supervisorctl, log.to(sys.stdout))
-        findings = doctor.document(path, connect_as_supervisorctl)
+            return doctor.run(args.configuration, connect_as_supervisorctl, log.to(sys.stdout))
+        findings = doctor.document(args.configuration, connect_as_supervisorctl)
         print(json.dumps(findings, indent=2))
         return 1 if findings["problems"] else 0
     except Exception:

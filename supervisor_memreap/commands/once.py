@@ -1,6 +1,7 @@
 """\
-Replace every worker that has to go, one at a time: signal it while it serves no request, wait
-until it has left and another one has taken its place, then reap the next. For cron and by hand.
+Replace every worker that has to go, one at a time: signal it between two requests where that can be
+arranged (docs/safety.md), wait until it has left and another one has taken its place, then reap the
+next. For cron and by hand.
 
     memreap once                              all pools that have a [memreap:NAME] section
     memreap once myapp limit=150MB            one pool, with another limit

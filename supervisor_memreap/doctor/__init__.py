@@ -22,7 +22,7 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 _ASKING = 10.0
 
 
-def run(path: str, connect: Callable[[Mapping[str, str]], Client], print_line: Callable[[str], None]) -> int:
+def run(path: str | None, connect: Callable[[Mapping[str, str]], Client], print_line: Callable[[str], None]) -> int:
     """Returns 0: no problems; 1: some. `connect` makes a client from the settings of [supervisorctl]."""
     problems = 0
     for finding in sorted(_findings(path, connect), key=lambda finding: finding.rank):
@@ -32,7 +32,7 @@ def run(path: str, connect: Callable[[Mapping[str, str]], Client], print_line: C
     return 1 if problems else 0
 
 
-def document(path: str, connect: Callable[[Mapping[str, str]], Client]) -> dict[str, Any]:
+def document(path: str | None, connect: Callable[[Mapping[str, str]], Client]) -> dict[str, Any]:
     """The same for JSON; its version is increased when a key is removed or changes its meaning."""
     findings = sorted(_findings(path, connect), key=lambda finding: finding.rank)
     rows = [
@@ -41,9 +41,13 @@ def document(path: str, connect: Callable[[Mapping[str, str]], Client]) -> dict[
     return {"version": 1, "problems": sum(each.harms for each in findings), "findings": rows}
 
 
-def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[Finding]:
+def _findings(path: str | None, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[Finding]:
     try:
-        file = configfile.ConfigFile(path)
+        file = configfile.ConfigFile(configfile.find(path))
+    except SettingsError as error:
+        yield Finding("configuration", str(error))
+        return
+    try:
         contents = file.read()
     except SettingsError as error:
         yield Finding("configuration", f"{error}; supervisord will not start with a file that it cannot read")
