@@ -9,7 +9,7 @@ import pytest
 from test_core_policy import BOOT, HIDDEN, MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
-from supervisor_memreap.core.events import Overdue, OverdueEnded, SignalOfServer
+from supervisor_memreap.core.events import Overdue, OverdueEnded, SignalOfServer, TooFewWorkers
 from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Pool, ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit
@@ -251,6 +251,28 @@ def test_too_few_are_waited_for_twice_as_long_as_a_worker_needs_to_grow_old_enou
         film.fork(pid)
         looks.append(film.look({11: 300, pid: 20}).standing)
     assert looks.index("overdue") * 5 == 2 * 60 + delay.OVERDUE
+
+
+def test_where_only_replacements_are_too_young_the_program_is_not_blamed():
+    film = Film(replace(SETTINGS, min_age=120.0))
+    workers, next_pid = dict.fromkeys((11, 12, 13, 14), 300), 100
+    film.look(dict.fromkeys(workers, 20), after=300)
+    texts = set()
+    for _ in range(60):
+        verdict = film.look(workers)
+        pid = reaped(verdict)
+        if pid:
+            del workers[pid]
+            film.fork(next_pid)
+            workers[next_pid] = 20
+            next_pid += 1
+        if film.state.too_few_since is not None:
+            due = {each: () for each in verdict.pool.workers if each.id.pid < 100}
+            look = policy.Look(verdict.pool, film.settings, film.state)
+            texts.add(delay.hindrance_in(look, verdict, due, film.now).text)
+    assert next_pid == 104
+    assert texts == {"waiting until the workers that replaced others are older than min_age=2 min"}
+    assert film.of(TooFewWorkers) == []
 
 
 @pytest.mark.parametrize("how", [{"paused": True}, {"settings": "observe"}])

@@ -216,7 +216,7 @@ class _Choosing(_Reports):
             self.set(too_few_since=None)
             return False
         self.set(too_few_since=since)
-        if now - since >= policy.LONG_WAIT:
+        if now - since >= policy.LONG_WAIT and not policy.waits_for_replacements(pool, settings, state):
             self.say(events.TooFewWorkers(*pool.stamp, old_enough, usual, settings.min_age))
         return True
 

@@ -74,7 +74,9 @@ def hindrance_in(look: Look, choice: Choice, due: Due, now: float) -> Hindrance 
         return hindrance.UNREAD if all(worker.id in pool.unread for worker in waiting) else hindrance.NOT_SERVING
     if waiting and not any(policy.is_grown(worker, settings, state) for worker in waiting):
         return hindrance.young(settings)
-    return hindrance.too_few(settings) if free and state.too_few_since is not None else None
+    if not free or state.too_few_since is None:
+        return None
+    return hindrance.too_few(settings, policy.waits_for_replacements(pool, settings, state))
 
 
 def _leaving(leaving: Reap, settings: PoolSettings, now: float) -> Hindrance:
@@ -102,7 +104,7 @@ def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice
     overdue = {worker: due[worker] for worker in due if _is_overdue(state.due[worker.id], obstacle, look.settings, now)}
     if obstacle and (state.delay or overdue):
         since = state.delay.since if state.delay else min(state.due[worker.id].since for worker in overdue)
-        if state.delay is None or state.delay.hindrance.kind is not obstacle.kind:
+        if state.delay is None or state.delay.hindrance != obstacle:
             state = replace(state, delay=Delay(since, obstacle))
     choice = replace(choice, state=state)
     # The hindrance that an earlier listener reported stays until this one has tried.

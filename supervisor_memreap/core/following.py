@@ -465,6 +465,8 @@ class _Reap(_Rolling):
             since = state.population.serving.get(worker.id)
             to_serve = None if since is None else max(0.0, since - (self.now - worker.age))
             self.say(events.Settled(*self.pool.stamp, leaving.worker, worker.id, to_serve))
+            present = {each.id for each in self.pool.workers}
+            self.set(replacements=state.replacements & present | {worker.id})
         baseline = min((worker.private for worker in settled if worker.private is not None), default=state.baseline)
         self.set(reap=None, manager_losses=0, baseline=baseline)
         self.note(replaces=True if settled else None)

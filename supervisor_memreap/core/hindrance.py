@@ -107,7 +107,10 @@ def not_replaced(worker: int) -> Hindrance:
     return Hindrance(Kind.NOT_REPLACED, text)
 
 
-def too_few(settings: PoolSettings) -> Hindrance:
+def too_few(settings: PoolSettings, waits_for_replacements: bool = False) -> Hindrance:
+    if waits_for_replacements:
+        text = f"waiting until the workers that replaced others are older than min_age={seconds(settings.min_age)}"
+        return Hindrance(Kind.TOO_FEW, text)
     old = f"too few workers serve and are older than min_age={seconds(settings.min_age)}"
     return Hindrance(Kind.TOO_FEW, f"{old}: see the program's own log for why the others exit")
 

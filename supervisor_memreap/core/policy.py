@@ -461,6 +461,12 @@ def is_grown(worker: Worker, settings: PoolSettings, state: PoolState) -> bool:
     return worker.age >= settings.min_age and serves(worker, state)
 
 
+def waits_for_replacements(pool: Pool, settings: PoolSettings, state: PoolState) -> bool:
+    """Whether all workers that are too young came in the place of reaped ones."""
+    young = {worker.id for worker in pool.workers if worker.age < settings.min_age}
+    return bool(young) and young <= state.replacements
+
+
 def is_long_calm(settings: PoolSettings, state: PoolState, at: float) -> bool:
     """Whether no worker has come or left for so long that the manager wants as many as there are.
 

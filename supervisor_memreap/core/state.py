@@ -296,6 +296,8 @@ class PoolState(Lasting):
     """Since which look `observe` is gone, for a while; infinite: it is set; None: it is long gone, or never was."""
     too_few_since: float | None = None
     """Since when too few workers have been old enough to serve."""
+    replacements: frozenset[ProcessId] = frozenset()
+    """Workers that have settled in the place of reaped ones."""
     observed: frozenset[ProcessId] = frozenset()
     """In a pool that is only observed: the workers that would have been signalled."""
     has_boundary: bool = True
