@@ -307,7 +307,7 @@ LONG = "v" * 100_000
         {"myapp": section(idle_wait=LONG)},
         {"myapp": section(**{LONG: "1MB"})},
         {"myapp": section(limt=LONG)},
-        {LONG: section(checks="1")},
+        {LONG: {}},
         {f"{LONG} /": section(limit="1MB")},
         {f"{LONG} /": {}},
     ],
@@ -330,11 +330,13 @@ def test_an_error_in_the_command_quotes_at_most_100_characters(argument):
 
 
 def test_a_section_without_a_reason_to_reap_is_refused():
-    with pytest.raises(
-        SettingsError,
-        match=rf"\[memreap:myapp\]: no {REASON_KEYS_TEXT}, here or in \[memreap\]",
-    ):
-        resolve({"myapp": section(settle="1s")})
+    where = Given("1s", "s.conf [memreap:myapp]")
+    for given, begin in (({"settle": where}, r"s\.conf "), ({}, "")):
+        with pytest.raises(
+            SettingsError,
+            match=rf"^{begin}\[memreap:myapp\]: no {REASON_KEYS_TEXT}, here or in \[memreap\]",
+        ):
+            resolve({"myapp": given})
 
 
 @pytest.mark.parametrize("keys", [["limit"], ["settle", "max_age"]])

@@ -67,6 +67,16 @@ def test_no_problems_are_reported_on_a_correct_setup():
         ("[event", "[memreep:x]\n[event", r"configuration: .*\[memreep:x\]: ignored"),
         (
             "[event",
+            "[program:x]\n[memreap:x\n[event",
+            r"configuration: .*\[program:x\] has the key \[memreap: is that ",
+        ),
+        (
+            "[event",
+            "[program:x]\n[group:x\n[event",
+            r"configuration: note: .*\[program:x\] has the key \[group: is that ",
+        ),
+        (
+            "[event",
             f"{TWICE}[event",
             r"configuration: \[memreap:myapp\] appears at .* line \d and .* line \d: .*keep",
         ),
@@ -78,7 +88,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
         (
             "[memreap:myapp",
             "[memreap:my",
-            r"configuration: \[memreap:my\]: not a program .* are: memreap, myapp$",
+            r"configuration: /.* \[memreap:my\]: not a program .* are: memreap, myapp$",
         ),
         ("[memreap:myapp]\nlimit=150MB\n", "", r"configuration: .*: no program has a \[memreap:PROGRAM\] section: add"),
         ("memreap listen", "x", r"listener: there is none: add \[eventlistener:memreap\] with command=memreap listen"),

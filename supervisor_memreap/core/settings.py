@@ -362,6 +362,10 @@ class Settings:
         """The values written in `[memreap]`, by key."""
         return self._given.get("", {})
 
+    def where(self, name: str) -> str:
+        """The section of this name, with its file."""
+        return _where(name, self._given.get(name, {}))
+
     def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
         """The section names that match no program or group of supervisord."""
         known = {name for program in programs for name in names_of(program)}
@@ -392,12 +396,16 @@ def _refuse_keys_for_all(name: str, given: Mapping[str, Given]) -> None:
             raise SettingsError(f"{where}: belongs in [memreap], since {why}")
 
 
+def _where(name: str, given: Mapping[str, Given]) -> str:
+    """The section with its file, if it has a key."""
+    return next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
+
+
 def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     """Check every name, key and value. Raises SettingsError, one line about the first error."""
     for name, given in sections.items():
         if name and not _SECTION_NAME.fullmatch(name):
-            where = next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
-            raise SettingsError(f"{where}: '{quote(name)}' is not a program, a group, or group:name")
+            raise SettingsError(f"{_where(name, given)}: '{quote(name)}' is not a program, a group, or group:name")
     values = {
         name: {field_of(key): parse(key, value) for key, value in given.items()} for name, given in sections.items()
     }
@@ -407,7 +415,7 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
         for lender in ("", *name.split(":"), name):
             in_force.update(values.get(lender, {}))
         if name and not has_reason(in_force) and not in_force.get("observe"):
-            raise no_reason(f"[memreap:{quote(name)}]", ", here or in [memreap]")
+            raise no_reason(_where(name, sections[name]), ", here or in [memreap]")
     for_all = values.get("", {})
     recording = Recording(**{key: for_all.pop(key) for key in RECORDING_KEYS if key in for_all})
     return Settings(values, sections, recording)

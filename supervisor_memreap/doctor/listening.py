@@ -36,7 +36,8 @@ def check(case: Case) -> Iterator[Finding]:
 def _own_findings(case: Case) -> Iterator[Finding]:
     running = ", ".join(sorted({program.namespec for program in case.programs}))
     for name in case.settings.unmatched(case.programs):
-        yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
+        text = f"{case.settings.where(name)}: not a program or group in supervisord; there are: {running}"
+        yield Finding("configuration", text)
     yield from _socket(case)
     yield from _unsaved(case)
     values = case.listener

@@ -91,7 +91,7 @@ class Contents:
     """By name; that of `[memreap]` is ''."""
     warnings: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
-    """Sections of supervisor that stand twice, a line each: supervisord merges them without a word."""
+    """Sections of supervisor that stand twice, or lack a ], a line each: supervisord merges them without a word."""
     server: dict[str, str] = field(default_factory=dict)
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
     logfile: str = ""
@@ -278,6 +278,7 @@ class ConfigFile:
     ) -> None:
         for section in parser.sections():
             kind, _, name = section.partition(":")
+            _note_unclosed(parser, section, path, contents)
             if section == "supervisorctl":
                 _add_server(parser, path, contents)
             elif section == "supervisord":
@@ -296,6 +297,14 @@ class ConfigFile:
                         given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
                 contents.warnings.append(f"{path} [{quote(section)}]: ignored; use [memreap] or [memreap:PROGRAM]")
+
+
+def _note_unclosed(parser: UnhosedConfigParser, section: str, path: str, contents: Contents) -> None:
+    """A header without its ] is a key of the section before."""
+    for key in parser.options(section):
+        if key.startswith("["):
+            lines = contents.warnings if key.startswith("[memreap") else contents.repeated
+            lines.append(f"{path} [{quote(section)}] has the key {quote(key)}: is that a header without ]?")
 
 
 def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> None:
