@@ -14,7 +14,17 @@ from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Pool, ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import UNRECOGNISABLE
-from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension, decode, encode, is_worth_keeping, restored
+from supervisor_memreap.core.state import (
+    Cause,
+    Delay,
+    PoolState,
+    Reap,
+    Suspension,
+    decode,
+    encode,
+    is_worth_keeping,
+    restored,
+)
 
 FCGI = "FCGI::ProcManager"
 
@@ -459,6 +469,16 @@ def test_another_hindrance_takes_the_place_of_the_first_and_the_delay_goes_on():
     since = film.state.delay.since
     standings(film, 2, Result.NOT_PERMITTED)
     assert (film.state.delay.hindrance.kind, film.state.delay.since) == (Kind.NOT_PERMITTED, since)
+
+
+def test_the_hindrance_has_its_present_cause():
+    film = Film()
+    standings(film, 6)
+    since = film.state.delay.since
+    for why in ("/a: No space left on device", "/b: Read-only file system"):
+        film.state = policy.not_sent(film.state, hindrance.unsaved(why))
+        film.look(saturated(film, 300, 200), signal=False)
+        assert film.state.delay == Delay(since, hindrance.unsaved(why))
 
 
 @pytest.mark.parametrize(("replaced_by", "missing"), [(None, "none has come in its place"), (12, "has not settled")])

@@ -141,7 +141,9 @@ def _unreadable(pool: PoolRow, number: int) -> str:
 
 def _overdue(number: int, hindrance: HindranceRow) -> str:
     due = "1 worker is due and could not" if number == 1 else f"{number} workers are due and none could"
-    return f"{due} be signalled since {words.clock(hindrance['since'])}: {hindrance['text']}"
+    is_said = hindrance["kind"] == "unsaved"  # with its cause, as a trouble of the listener
+    why = "the state cannot be saved" if is_said else hindrance["text"]
+    return f"{due} be signalled since {words.clock(hindrance['since'])}: {why}"
 
 
 def _wrapped(text: str) -> list[str]:
