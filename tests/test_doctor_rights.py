@@ -119,7 +119,7 @@ def test_where_the_listener_lacks_a_right_too_doctor_is_to_be_run_with_it(monkey
 @pytest.mark.parametrize(
     ("user", "remedy"),
     [
-        ("www-data", r"set chown=root:GROUP, a group of www-data, and chmod=0770 in .* all programs\), then "),
+        ("www-data", r"set chown=root:GROUP \(a group of www-data, .*\) and chmod=0770 in .*, then "),
         (2**21, "run it as a user that has a n"),
     ],
 )

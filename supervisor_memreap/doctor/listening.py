@@ -90,8 +90,8 @@ def _socket(case: Case) -> Iterator[Finding]:
     if rights.run_as(actor, lambda: _connect(path)) == b"refused":
         name = name_of_user(actor.users[1])
         text = f"its user {name} has no permission to open supervisord's socket {path}, so it sees no program"
-        group = f"set chown=root:GROUP, a group of {name}, and chmod=0770 in [unix_http_server] (it may then stop all"
-        remedy = f"{group} programs), then {advise_restart(case)}"
+        group = f"chown=root:GROUP (a group of {name}, which may then stop all programs)"
+        remedy = f"set {group} and chmod=0770 in [unix_http_server], then {advise_restart(case)}"
         if name.isdigit():  # with a chown= that it cannot look up supervisord would not start
             remedy = "run it as a user that has a name here"
         yield Finding("listener", f"{text}: {remedy}")
