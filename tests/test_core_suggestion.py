@@ -355,6 +355,31 @@ def test_workers_that_were_all_reaped_are_not_a_new_release():
     assert judged(pool([*workers, *later], hours=76), 76).restarted is None
 
 
+def rolled(before: float, after: float) -> Suggestion:
+    """Eight workers that are replaced one after another by a roll of 40 minutes after two days; 30 hours follow."""
+    ends = [48 + place / 12 for place in range(8)]
+    old = [worker(10 + place, leak(before), 0, end, reaped=True) for place, end in enumerate(ends)]
+    new = [worker(30 + place, leak(after), end + 0.01, 78) for place, end in enumerate(ends)]
+    asked = [
+        EventRecord(BEGIN + end * HOUR, "Signalled", 10 + n, {"reason": "requested"}) for n, end in enumerate(ends)
+    ]
+    done = EventRecord(BEGIN + 48.7 * HOUR, "Rolled", 0, {"workers": 8})
+    return judged(pool([*old, *new], 8, 78, events=(*asked, done)), 78)
+
+
+def test_records_before_a_roll_that_changed_the_leak_do_not_count():
+    suggestion = rolled(2, 8)
+    assert suggestion.restarted == pytest.approx(30 * HOUR, abs=60)
+    assert suggestion.seen == 8
+    assert suggestion.suggested is not None
+    assert suggestion.suggested.reaps == pytest.approx(8 * 24 * 8 / (suggestion.suggested.limit / MIB - 50), rel=0.1)
+
+
+def test_records_before_a_roll_that_changed_nothing_count():
+    suggestion = rolled(5, 5)
+    assert (suggestion.restarted, suggestion.seen) == (None, 16)
+
+
 def test_a_weekend_with_less_traffic_counts_as_two_days_of_seven():
     """Watched from Monday 14:13 (UTC) to Sunday 18:13."""
     saturday = 24 * 4 + 9.8

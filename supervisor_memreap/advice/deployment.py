@@ -2,9 +2,10 @@
 
 A *restart* is a moment at which all workers are new: of those before it, none is seen more than 10 minutes after the
 first new one began (a server that reloads starts new workers before the old ones have finished), and of those that were
-there last, at least half were not reaped. Restarts within an hour are one. Whether the manager is new does not matter:
-HUP makes many managers load another release. More than 3 restarts, and more than one a day, are how this pool lives:
-none changes it.
+there last, at least half were not reaped. A roll is a restart too, however long it took: the oldest worker that is seen
+after its end is the first new one. Restarts within an hour are one. Whether the manager is new does not matter: HUP
+makes many managers load another release. More than 3 restarts, and more than one a day, are how this pool lives: none
+changes it.
 
 What was recorded before a restart counts only if it agrees with what came after it:
 
@@ -21,7 +22,7 @@ fast differs by 2 standard errors or more from one with which they grow at 0.75 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from supervisor_memreap.advice.climb import run_in, sizes_at, steps
@@ -39,31 +40,48 @@ _FEW = 3
 _SAME_RATE, _RATE_ERROR, _SAME_SIZE = 4 / 3, 0.2, 1 / 0.85
 
 
-def changed_at(workers: Sequence[WorkerHistory]) -> float | None:
-    """When the newest restart was after which the workers may grow otherwise, in seconds since 1970; None: none."""
+def changed_at(workers: Sequence[WorkerHistory], rolled: Sequence[float] = ()) -> float | None:
+    """When the newest restart was after which the workers may grow otherwise, in seconds since 1970; None: none.
+
+    `rolled`: when rolls ended.
+    """
     ordered = sorted((worker for worker in workers if worker.readings), key=lambda worker: worker.started)
-    for first in reversed(_restarts(ordered)):
+    for first in reversed(_restarts(ordered, rolled)):
         if not _agree(ordered[:first], ordered[first:]):
             return ordered[first].started
     return None
 
 
-def _restarts(workers: Sequence[WorkerHistory]) -> list[int]:
+def _restarts(workers: Sequence[WorkerHistory], rolled: Sequence[float]) -> list[int]:
     """For each restart, the number of the first new worker; the workers are in the order of their starts."""
+    firsts = {*_at_once(workers), *(_first_seen(workers, end) for end in rolled)} - {0}
     restarts: list[int] = []
-    seen = first = 0.0
+    began = 0.0
+    for number in sorted(firsts):
+        if workers[number].started - began >= HOUR:
+            began = workers[number].started
+            restarts.append(number)
+        restarts[-1] = number
+    times = [reading.at for worker in workers for reading in (worker.readings[0], worker.readings[-1])]
+    days = (max(times) - min(times)) / DAY if times else 0.0
+    return restarts if len(restarts) <= max(_FEW, days) else []
+
+
+def _at_once(workers: Sequence[WorkerHistory]) -> Iterator[int]:
+    """The first new workers of the restarts that were no rolls."""
+    seen = 0.0
     end = max((worker.readings[-1].at for worker in workers), default=0.0)
     for number, worker in enumerate(workers):
         if number and seen < end and seen <= worker.started + _OVERLAP:
             ended = [each for each in workers[:number] if each.readings[-1].at >= seen - _TOGETHER]
             if 2 * sum(each.was_reaped for each in ended) <= len(ended):
-                if worker.started - first >= HOUR:
-                    first = worker.started
-                    restarts.append(number)
-                restarts[-1] = number
+                yield number
         seen = max(seen, worker.readings[-1].at)
-    days = (end - min((worker.readings[0].at for worker in workers), default=end)) / DAY
-    return restarts if len(restarts) <= max(_FEW, days) else []
+
+
+def _first_seen(workers: Sequence[WorkerHistory], since: float) -> int:
+    """The oldest worker that was seen since then; 0: none."""
+    return next((number for number, worker in enumerate(workers) if worker.readings[-1].at >= since), 0)
 
 
 def _agree(before: Sequence[WorkerHistory], after: Sequence[WorkerHistory]) -> bool:

@@ -156,10 +156,12 @@ class Suggestion:
 def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None = None) -> Suggestion:
     """Judge the candidates (bytes; round sizes by default), and suggest one. `now` is in seconds since 1970."""
     history = _since(history, now - RECENT)
-    restart = changed_at(_completed(history)[0])
+    restart = changed_at(_completed(history)[0], [event.at for event in history.events if event.name == "Rolled"])
     if restart is None:
         return _judge(history, now, candidates)
     later = _since(history, restart)
+    # Old workers may be seen beside new ones for as long as a roll takes.
+    later = replace(later, workers=tuple(worker for worker in later.workers if worker.started >= restart))
     watched = _watched(later, now)
     is_comparable = watched < COMPARED and _watched(history, restart) >= WATCHED
     # An hour more, since it is shown in whole hours.
