@@ -479,6 +479,13 @@ def test_a_pool_that_leaks_needs_a_limit_and_one_without_an_answer_may():
     assert "needed" not in words.values(judged(pool(four(leak(60), end=0.4), hours=0.4), 0.4))
 
 
+@pytest.mark.parametrize("kind", [Kind.SPIKES, Kind.UNKNOWN])
+def test_whether_a_pool_needs_a_limit_is_unknown_where_it_is_not_known_to_leak(kind):
+    leaking = judged(pool(four(leak(5))))
+    assert leaking.limit
+    assert "needed" not in words.values(replace(leaking, kind=kind))
+
+
 def test_where_large_requests_leave_too_little_to_judge_it_names_the_largest_to_look_up():
     def one_large(pid: int) -> Size:
         return lambda age: 50 + (70 + pid) * (age > 3 + pid / 4)

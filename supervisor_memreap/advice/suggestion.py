@@ -146,7 +146,8 @@ class Suggestion:
     @property
     def is_needed(self) -> bool | None:
         """Whether a limit is: workers go on growing. None: not known."""
-        return None if self.limit is None else self.kind not in (Kind.LEVELS_OFF, Kind.NONE)
+        known = {Kind.STEADY: True, Kind.MIXED: True, Kind.LEVELS_OFF: False, Kind.NONE: False}
+        return None if self.limit is None else known.get(self.kind)
 
     @property
     def suggested(self) -> Forecast | None:
