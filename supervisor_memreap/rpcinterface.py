@@ -80,8 +80,8 @@ class MemreapNamespaceRPCInterface:
                               unreadable_workers, largest_bytes, total_bytes, total_limit_bytes, pool_bytes,
                               growth_bytes_per_hour, next_at_limit_seconds, due, overdue, hindrance (a struct:
                               kind, text, since), not_visible (why it is not watched), suspension (a struct:
-                              cause, reason, since, until), roll (a struct: id, workers, left, is_over, failure).
-                              docs/interfaces.md says what each is
+                              cause, reason, since, until, settings_changed), roll (a struct: id, workers, left,
+                              is_over, failure). docs/interfaces.md says what each is
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:

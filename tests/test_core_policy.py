@@ -766,7 +766,9 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
     waiting = film.look({11: 160, 12: 170}, after=60)
     assert waiting.events == ()
     shown = statusrows.suspension(waiting.pool, waiting.state, 0.0)
-    assert shown["reason"].startswith("its settings have changed, and it ends once")  # not: set limit=340MB
+    assert "too low" in shown["reason"]
+    assert shown["reason"].endswith("; its settings have changed, and it ends once they stay so for 10 s")
+    assert shown["settings_changed"] is True
     assert shown["until"] == film.now + policy.STABLE_SETTINGS
     resumed, *others = film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events
     assert resumed == Resumed(*STAMP, "its settings changed")

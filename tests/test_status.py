@@ -254,6 +254,10 @@ def test_a_program_that_supervisord_could_not_start_is_not_well_but_one_that_end
             "suspended since CLOCK, nothing is sent until its settings change or supervisorctl memreap resume myapp:"
             " its limit is too low; set limit=90MB or higher",
         ),
+        (
+            {"suspension": {"reason": "why", "since": NOW - 60, "until": NOW + 40, "settings_changed": True}},
+            "suspended since CLOCK, nothing is sent until CLOCK or supervisorctl memreap resume myapp: why",
+        ),
     ],
 )
 @pytest.mark.parametrize("paused", [False, True])

@@ -42,6 +42,8 @@ class SuspensionRow(TypedDict):
     """Seconds since 1970."""
     until: Optional[int]
     """Seconds since 1970."""
+    settings_changed: Optional[bool]
+    """True: they have, and that ends it if they stay so."""
 
 
 class HindranceRow(TypedDict):

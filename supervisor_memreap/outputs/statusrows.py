@@ -158,12 +158,14 @@ def suspension(pool: Pool, state: PoolState, boot: float) -> SuspensionRow | Non
     reason, by_change = suspended.text, following.ends_by_change(state)
     if by_change is not None:
         until = by_change
-        reason = f"its settings have changed, and it ends once they stay so for {seconds(policy.STABLE_SETTINGS)}"
+        stay = f"once they stay so for {seconds(policy.STABLE_SETTINGS)}"
+        reason = f"{reason}; its settings have changed, and it ends {stay}"
     row: SuspensionRow = {
         "cause": suspended.cause.value,
         "reason": reason,
         "since": int(suspended.since + boot),
         "until": None if until is None else int(until + boot),
+        "settings_changed": True if by_change is not None else None,
     }
     return known(row)
 

@@ -44,7 +44,8 @@ def suspended(pool: str, suspension: SuspensionRow, has_commands: bool) -> str:
     """Of a pool that memreap has suspended, why, and what ends that. A changed setting does everywhere."""
     since = f" since {clock(suspension['since'])}" if "since" in suspension else ""
     end = suspension.get("until")
-    ends = ["its settings change", *([f"supervisorctl memreap resume {pool}"] if has_commands else [])]
+    ends = [] if suspension.get("settings_changed") else ["its settings change"]
+    ends += [f"supervisorctl memreap resume {pool}"] if has_commands else []
     ends = ends if end is None else [clock(end), *ends]
     until = " or ".join(filter(None, (", ".join(ends[:-1]), ends[-1])))
     return f"suspended{since}, nothing is sent until {until}: {suspension.get('reason') or 'the log has the reason'}"
