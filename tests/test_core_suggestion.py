@@ -501,6 +501,18 @@ def test_where_large_requests_leave_too_little_to_judge_it_names_the_largest_to_
     ) in words.line(suggestion)
 
 
+@pytest.mark.parametrize(
+    ("start", "hours", "why"), [(0, 12, Why.TOO_SHORT), (-200, 24, Why.NO_FRESH)], ids=["too short", "no fresh worker"]
+)
+def test_a_large_request_is_named_whatever_else_is_missing(start, hours, why):
+    size = jumps(1, 1, 8)
+    workers = [worker(pid, lambda age: size(age - max(0, -start)), start, hours, every=1) for pid in (1, 2)]
+    suggestion = judged(pool(workers, 2, hours), hours)
+    assert suggestion.why is why
+    assert re.search("large requests? seen, .* what worker 1 served at .*, when it grew by", words.why_not(suggestion))
+    assert "large request" not in words.why_not(judged(pool(four(leak(5), start, hours), 4, hours), hours))
+
+
 def settled(took: float | None, at: float = 12.0) -> EventRecord:
     return EventRecord(BEGIN + at * HOUR, "Settled", 11, {"to_serve": took})
 
@@ -511,7 +523,9 @@ def test_what_a_short_life_costs_is_counted_from_the_time_that_replacements_took
     assert words.values(suggestion)["serve_seconds"] == 12
     assert suggestion.limit == 120 * MIB
     text = " ".join(words.text(suggestion).split())
-    assert "A replacement serves after 12 s, so of 4 workers one is missing for 82 s a day." in text
+    assert "A replacement serves after 12 s, so one of 4 workers is missing for 82 s a day." in text
+    alone = words.text(judged(pool([worker(11, leak(5))], 1, events=events)))
+    assert "so the only worker is missing for 21 s a day." in " ".join(alone.split())
     assert "is missing" not in words.text(judged(pool(four(leak(5)))))
 
 

@@ -181,6 +181,7 @@ def _judge(history: PoolHistory, now: float, candidates: Iterable[int] | None) -
     growth = evidence.rates[0] if evidence.rates else None
     so_far = growth.mean if growth else evidence.growth_so_far()
     common = (history.name, history.metric, watched, number, len(workers), len(fresh), evidence.grew())
+    jumps = tuple(sorted(evidence.seen_jumps, key=lambda jump: -jump.climb))
     per_hour = None if so_far is None else so_far * HOUR
     if not workers:
         return Suggestion(*common, None, None, Kind.UNKNOWN, Why.NO_WORKERS)
@@ -188,9 +189,9 @@ def _judge(history: PoolHistory, now: float, candidates: Iterable[int] | None) -
         why = Why.TOO_SHORT if watched < WATCHED else Why.FEW_HOURS if evidence.is_followed else Why.SHORT_LIVED
         # Of the first hour, what a fresh worker holds is known as little as how it grows.
         early = (None, None) if watched < HOUR else (baseline, per_hour)
-        return Suggestion(*common, *early, Kind.UNKNOWN, why)
+        return Suggestion(*common, *early, Kind.UNKNOWN, why, jumps=jumps)
     if evidence.start is None:
-        return Suggestion(*common, None, per_hour, evidence.kind, Why.NO_FRESH)
+        return Suggestion(*common, None, per_hour, evidence.kind, Why.NO_FRESH, jumps=jumps)
     present = history.readings[-1].limit if history.readings else None
     return _choose(
         Suggestion(
@@ -200,7 +201,7 @@ def _judge(history: PoolHistory, now: float, candidates: Iterable[int] | None) -
             evidence.kind,
             Why.UNSURE,
             present=forecast(evidence, present) if present else None,
-            jumps=tuple(sorted(evidence.seen_jumps, key=lambda jump: -jump.climb)),
+            jumps=jumps,
             serves=_to_serve(history),
         ),
         evidence,

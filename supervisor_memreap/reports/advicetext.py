@@ -100,6 +100,11 @@ def _forecast_values(forecast: Forecast) -> dict[str, Any]:
 
 def why_not(suggestion: Suggestion) -> str:
     """Why no limit is suggested, and what to do."""
+    jumps = "" if suggestion.why is Why.UNSURE else _jumps(suggestion)
+    return "; ".join(filter(None, (_why_not(suggestion), jumps)))
+
+
+def _why_not(suggestion: Suggestion) -> str:
     watched, grew = _watched(suggestion), count(suggestion.grew, "worker")
     if suggestion.why is Why.NO_WORKERS:
         return "no worker was watched yet; ask again tomorrow"
@@ -206,8 +211,8 @@ def _cost(suggestion: Suggestion) -> Iterator[str]:
     chosen, serves = suggestion.suggested, suggestion.serves
     if chosen and chosen.reaps is not None and serves is not None:
         missing = seconds(chosen.reaps * serves)
-        workers = count(suggestion.workers, "worker")
-        yield f"a replacement serves after {seconds(serves)}, so of {workers} one is missing for {missing} a day"
+        workers = "the only worker" if suggestion.workers == 1 else f"one of {suggestion.workers} workers"
+        yield f"a replacement serves after {seconds(serves)}, so {workers} is missing for {missing} a day"
 
 
 def _present(suggestion: Suggestion) -> Iterator[str]:
