@@ -17,13 +17,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import suggest_recorded
 import suggest_rules
 from pages import RESULTS, read
 from suggest_pools import EPOCH, Pool, about_life, afterwards, history, leaks, needs, reaps_a_day
-from suggest_report import markdown, tables
+from suggest_report import machine, markdown, tables
 
 from supervisor_memreap.advice.evidence import DAY, Kind
 from supervisor_memreap.advice.poolhistory import PoolHistory
@@ -238,8 +239,13 @@ def run(pools: int, kinds: Sequence[str] = (*KINDS, TOO_SHORT), processes: int |
         return workers.map(judge, jobs, chunksize=4)
 
 
-def saved(line: Mapping[str, Any]) -> Outcome:
-    """An outcome from its line of the results."""
+def saved(file: Path) -> tuple[str, list[Outcome]]:
+    """When and with what these results were measured, and the outcomes."""
+    first, *lines = read(file)
+    return first["measured"], [_outcome(line) for line in lines]
+
+
+def _outcome(line: Mapping[str, Any]) -> Outcome:
     rules = line["rules"] and {name: Limit(*each) for name, each in line["rules"].items()}
     return Outcome(**{**line, "rules": rules})
 
@@ -251,16 +257,16 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only write the page again")
     args = parser.parse_args()
     results = RESULTS / "suggest.jsonl"
-    outcomes = [saved(line) for line in read(results)] if args.report else run(args.pools or POOLS)
+    measured, outcomes = saved(results) if args.report else (machine(), run(args.pools or POOLS))
     print("\n".join(tables(outcomes)))
     for outcome in outcomes if args.wrong else []:
         if outcome.is_answered and not outcome.is_right:
             print(outcome)
     if args.pools is None:
         if not args.report:
-            lines = (json.dumps(outcome._asdict()) for outcome in outcomes)
+            lines = (json.dumps(line) for line in ({"measured": measured}, *(each._asdict() for each in outcomes)))
             results.write_text("".join(f"{line}\n" for line in lines))
-        (RESULTS / "suggest.md").write_text(markdown(outcomes, suggest_recorded.contents()["made"]))
+        (RESULTS / "suggest.md").write_text(markdown(outcomes, suggest_recorded.contents()["made"], measured))
 
 
 if __name__ == "__main__":

@@ -334,27 +334,11 @@ def _sizes(manager: int) -> list[Any]:
 def record(hours: float, out: Path, chosen: tuple[Real, ...]) -> None:
     where = stack.directory()
     pools = [Running(number, real, where) for number, real in enumerate(chosen)]
-    highest = 0
     try:
         with running(pools, where) as port:
-            start, wall = time.monotonic(), time.time()
-            when = port, where, start, hours
-            threads = [threading.Thread(target=pool.play, args=when, daemon=True) for pool in pools]
-            for thread in threads:
-                thread.start()
-            while any(thread.is_alive() for thread in threads):
-                time.sleep(30)
-                held = sum(info.pss for manager in _managers(where).values() for info in _sizes(manager))
-                highest = max(highest, held)
-                done = (time.monotonic() - start) * SPEED / HOUR
-                lost = sum(pool.lost for pool in pools)
-                print(f"{done:.1f} h: {held / MIB:.0f} MiB, {lost} requests lost", file=sys.stderr, flush=True)
-            managers = _managers(where)
-            fresh = {
-                pool.real.server: statistics.median(info.uss for info in _sizes(managers[pool.name])[:-1]) / MIB
-                for pool in pools
-                if pool.real.kind == NONE
-            }
+            wall = time.time()
+            highest = _play(pools, port, where, hours)
+            fresh = _fresh(pools, where)
         histories = {history.name: history for history in historyfile.load(str(where / "memreap.sqlite"))}
         log = (where / "memreap.log").read_text()
     finally:
@@ -365,38 +349,76 @@ def record(hours: float, out: Path, chosen: tuple[Real, ...]) -> None:
     times = sorted({reading.at for history in histories.values() for reading in history.readings if reading.at < end})
     kept = _kept(times, wall)
     result = {
-        "made": {
-            **{key: value for key, value in versions().items() if key not in ("superlance", "Catalyst")},
-            **_servers(),
-            "at": time.strftime("%Y-%m-%d"),
-            "highest_mib": round(highest / MIB),
-            "answered": sum(pool.answered for pool in pools),
-            "lost": sum(pool.lost for pool in pools),
-            "speed": SPEED,
-        },
+        "made": _made(pools, highest),
         "begin": BEGIN,
         "times": [round((at - wall) * SPEED) for at in kept],
-        "pools": [
-            {
-                "server": pool.real.server,
-                "truth": asdict(
-                    truth(
-                        pool.number,
-                        pool.real,
-                        round(fresh[pool.real.server], 2),
-                        pool.share,
-                        round((pool.began - wall) * SPEED),
-                    )
-                ),
-                "workers": list(_workers(histories[pool.name], kept, wall, pool.began)),
-            }
-            for pool in pools
-        ],
+        "pools": [_values(pool, fresh[pool.real.server], histories[pool.name], kept, wall) for pool in pools],
     }
     with gzip.GzipFile(out, "wb", mtime=0) as file:
         file.write(json.dumps(result, separators=(",", ":")).encode())
     reaps = {pool.name: log.count(f" memreap: {pool.name}: worker") for pool in pools if pool.pool.limit}
     print(f"{out}: {out.stat().st_size / 1000:.0f} KB; {highest / MIB:.0f} MiB at most; {reaps}; {fresh}")
+
+
+def _play(pools: list[Running], port: int, where: Path, hours: float) -> int:
+    """Until the end, or a client fails. The most that all held, in bytes (PSS)."""
+    start, highest = time.monotonic(), 0
+    failures: list[BaseException] = []
+    has_failed = threading.Event()
+
+    def play(pool: Running) -> None:
+        try:
+            pool.play(port, where, start, hours)
+        except BaseException as error:
+            failures.append(error)
+            has_failed.set()
+
+    threads = [threading.Thread(target=play, args=(pool,), daemon=True) for pool in pools]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if has_failed.wait(30):
+            break
+        held = sum(info.pss for manager in _managers(where).values() for info in _sizes(manager))
+        highest = max(highest, held)
+        done = (time.monotonic() - start) * SPEED / HOUR
+        lost = sum(pool.lost for pool in pools)
+        print(f"{done:.1f} h: {held / MIB:.0f} MiB, {lost} requests lost", file=sys.stderr, flush=True)
+    if failures:
+        raise failures[0]
+    return highest
+
+
+def _fresh(pools: list[Running], where: Path) -> dict[str, float]:
+    """What a fresh worker of each server holds, in MiB."""
+    managers = _managers(where)
+    return {
+        pool.real.server: statistics.median(info.uss for info in _sizes(managers[pool.name])[:-1]) / MIB
+        for pool in pools
+        if pool.real.kind == NONE
+    }
+
+
+def _made(pools: list[Running], highest: int) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in versions().items() if key not in ("superlance", "Catalyst")},
+        **_servers(),
+        "at": time.strftime("%Y-%m-%d"),
+        "highest_mib": round(highest / MIB),
+        "answered": sum(pool.answered for pool in pools),
+        "lost": sum(pool.lost for pool in pools),
+        "speed": SPEED,
+    }
+
+
+def _values(pool: Running, fresh: float, history: Any, kept: list[float], wall: float) -> dict[str, Any]:
+    """What is true of a pool, and what was recorded of it."""
+    start = round((pool.began - wall) * SPEED)
+    return {
+        "server": pool.real.server,
+        "truth": asdict(truth(pool.number, pool.real, round(fresh, 2), pool.share, start)),
+        "workers": list(_workers(history, kept, wall, pool.began)),
+    }
 
 
 def _kept(times: list[float], wall: float) -> list[float]:

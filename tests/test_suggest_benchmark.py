@@ -12,10 +12,11 @@ from supervisor_memreap.advice.suggestion import Why, suggest
 
 sys.path.append(str(stack.ROOT / "benchmarks"))
 import suggest as benchmark
+import suggest_record
 import suggest_recorded
 import suggest_report
 import suggest_rules
-from pages import RESULTS, read
+from pages import RESULTS
 
 MIB = 1024**2
 WRONG = benchmark.Outcome("steady leak", 0, "steady leak", "", 100, 10.0, None, 13.5, 0.1)
@@ -68,17 +69,17 @@ def test_the_table_counts_wrong_predictions():
     assert rows[-1] == "| steady leak | 4 | 3 | 2 | 0 | 1 | 0 | steady leak 4 |"
 
 
-def test_the_documentation_page_matches_the_benchmark():
-    page = (RESULTS / "suggest.md").read_text()
-    assert all(f"| {kind} |" in page for kind in (*benchmark.KINDS, benchmark.TOO_SHORT))
-    assert suggest_report._LEGEND in page
-    assert suggest_report._INTRODUCTION in page
+def test_the_page_is_that_of_the_results():
+    measured, outcomes = benchmark.saved(RESULTS / "suggest.jsonl")
+    page = suggest_report.markdown(outcomes, suggest_recorded.contents()["made"], measured)
+    assert page == (RESULTS / "suggest.md").read_text()
+    assert {outcome.kind for outcome in outcomes} >= {*benchmark.KINDS, benchmark.TOO_SHORT}
 
 
 @pytest.fixture(scope="module")
 def recorded():
     """Each recorded pool, what is suggested for it now, and what the results say."""
-    results = [benchmark.saved(line) for line in read(RESULTS / "suggest.jsonl") if line["server"]]
+    results = [outcome for outcome in benchmark.saved(RESULTS / "suggest.jsonl")[1] if outcome.server]
     pools = suggest_recorded.pools()
     return [*zip(pools, [suggest(each.history, each.until) for each in pools], results)]
 
@@ -105,6 +106,16 @@ def test_a_deployment_of_a_recorded_pool_is_noticed_and_no_other_restart_is(reco
         ago = [pool.until - pool.truth.begin - day * 86400 for day in pool.truth.deploys]
         # In fast motion a manager takes some minutes to start.
         assert [suggestion.restarted] == [pytest.approx(each, abs=3600) for each in ago or [None]]
+
+
+def test_a_client_that_fails_ends_the_recording(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError("myapp does not answer")
+
+    monkeypatch.setattr(suggest_record.Running, "play", fail)
+    pool = suggest_record.Running(0, suggest_record.POOLS[0], tmp_path)
+    with pytest.raises(AssertionError, match="myapp does not answer"):
+        suggest_record._play([pool], 0, tmp_path, 40.0)
 
 
 def held(*sizes: float, every: float = 3600.0) -> PoolHistory:
