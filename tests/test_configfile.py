@@ -87,6 +87,51 @@ def test_a_section_of_supervisor_in_two_files_is_merged_as_supervisord_does_and_
     ]
 
 
+def test_keys_of_two_files_and_of_the_defaults_count_as_supervisord_merges_them(tmp_path):
+    program = "autorestart=%s\nstopwaitsecs=%d\nstdout_logfile=%s\n"
+    written(tmp_path, "[supervisord]\nminfds=100\n[program:b]\ncommand=%(here)s/b\n", "c/a.conf")
+    written(tmp_path, "[DEFAULT]\nstartsecs=3\n[program:b]\n" + program % ("false", 60, "/b.log"), "c/b.conf")
+    written(tmp_path, "[program:b]\n" + program % ("true", 50, "/c.log"), "c/c.conf")
+    main = (
+        f"[DEFAULT]\nstopwaitsecs=5\nautorestart=false\nstdout_logfile=%(here)s/a.log\npidfile={tmp_path}/s.pid\n"
+        f"[supervisord]\nlogfile={tmp_path}/s.log\n[program:a]\ncommand=/a\nstopwaitsecs=70\n"
+        "[include]\nfiles=c/b.conf c/*.conf c/b.conf\n"
+    )
+    contents = written(tmp_path, main).read()
+    options = ServerOptions()
+    options.realize(["-c", f"{tmp_path}/supervisord.conf"])
+    assert (contents.logfile, contents.pidfile) == (options.logfile, options.pidfile)
+    theirs = [group.process_configs[0] for group in options.process_group_configs]
+    assert len(theirs) == 2
+    for section, process in zip(contents.others, theirs):
+        ours = [section.options[key] for key in ("command", "stopwaitsecs", "startsecs", "stdout_logfile")]
+        assert ours == [
+            process.command,
+            str(process.stopwaitsecs),
+            str(process.startsecs),
+            process.stdout_logfile,
+        ]
+        assert section.is_off("autorestart") is (process.autorestart is False)
+    assert contents.others[1].where_of("command") == f"{tmp_path}/c/a.conf [program:b]"
+    assert contents.others[1].where_of("user") == f"{tmp_path}/c/b.conf [program:b]"
+
+
+def test_a_limit_counts_though_the_defaults_have_one_which_is_ignored_with_a_warning(tmp_path):
+    contents = written(tmp_path, "[DEFAULT]\nlimit=300MB\nuser=x\n[memreap:a]\nlimit=100MB\n").read()
+    assert contents.sections == {"a": {"limit": Given("100MB", f"{tmp_path}/supervisord.conf [memreap:a]")}}
+    assert contents.warnings == [f"{tmp_path}/supervisord.conf [DEFAULT] limit: ignored; use [memreap] for all pools"]
+
+
+def test_a_command_of_supervisorctl_is_repeated_only_within_the_main_file(tmp_path):
+    plugin = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make\n"
+    written(tmp_path, plugin, "a.ini")
+    main = f"[include]\nfiles=*.ini\n{plugin}"
+    assert written(tmp_path, main).read().repeated == []
+    (line,) = written(tmp_path, main + plugin).read().repeated
+    path = f"{tmp_path}/supervisord.conf"
+    assert line.startswith(f"[ctlplugin:memreap] appears at {path} line 3 and {path} line 5: ")
+
+
 def test_percent_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMIT", "7MB")
     written(tmp_path, "[memreap:a]\nlimit=%(ENV_LIMIT)s\n", "extra/a.ini")
