@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import KEYS, Given, Sections, SettingsError, parse_name_size
-from supervisor_memreap.core.text import quote
+from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.host import apart
 from supervisor_memreap.supervisord import ancestor
 
@@ -448,7 +448,7 @@ def _text(path: str) -> str:
 
 def _from_pipe(fd: int) -> bytes:
     """What is written to it until its writers have closed it, which may take _PIPE seconds. Raises OSError."""
-    data, until = b"", time.monotonic() + _PIPE
+    data, until = bytearray(), time.monotonic() + _PIPE
     while (left := until - time.monotonic()) > 0:
         try:
             chunk = os.read(fd, 1 << 16)
@@ -458,9 +458,9 @@ def _from_pipe(fd: int) -> bytes:
         if not chunk:
             if not data:
                 raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
-            return data
+            return bytes(data)
         data += chunk
-    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and who writes to it has not closed it within {_PIPE:.0f} s")
+    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and who writes to it has not closed it within {seconds(_PIPE)}")
 
 
 def _open_at_once(path: str, flags: int) -> int:
