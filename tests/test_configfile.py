@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from supervisor.options import ServerOptions
+from supervisor.options import ClientOptions, ServerOptions
 from support.driver import eventually, is_alive
 
 from supervisor_memreap.core.model import Program
@@ -120,6 +120,16 @@ def test_a_limit_counts_though_the_defaults_have_one_which_is_ignored_with_a_war
     contents = written(tmp_path, "[DEFAULT]\nlimit=300MB\nuser=x\n[memreap:a]\nlimit=100MB\n").read()
     assert contents.sections == {"a": {"limit": Given("100MB", f"{tmp_path}/supervisord.conf [memreap:a]")}}
     assert contents.warnings == [f"{tmp_path}/supervisord.conf [DEFAULT] limit: ignored; use [memreap] for all pools"]
+
+
+def test_the_server_is_that_of_supervisorctl_which_reads_the_main_file_alone(tmp_path):
+    written(tmp_path, "[supervisorctl]\nserverurl=http://127.0.0.1:2\nusername=b\n", "a.ini")
+    main = "[DEFAULT]\npassword=c\n[supervisorctl]\nserverurl=unix://%(here)s/s\n[include]\nfiles=*.ini\n"
+    contents = written(tmp_path, main).read()
+    options = ClientOptions()
+    options.realize(["-c", f"{tmp_path}/supervisord.conf"])
+    keys = ("serverurl", "username", "password")
+    assert [contents.server.get(key) for key in keys] == [getattr(options, key) for key in keys]
 
 
 def test_a_command_of_supervisorctl_is_repeated_only_within_the_main_file(tmp_path):

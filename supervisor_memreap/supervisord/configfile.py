@@ -293,11 +293,10 @@ class ConfigFile:
         for section in parser.sections():
             kind, _, name = section.partition(":")
             _note_unclosed(parser, section, path, contents)
-            if section == "supervisorctl":
-                _add_server(parser, path, contents)
-            elif section in ("supervisord", _DEFAULT) or kind in _KINDS:
-                # Of ctlplugin, supervisorctl reads the sections of the main file alone.
-                written = merged.setdefault((section, path if kind == "ctlplugin" else ""), _Written(path))
+            if section in ("supervisord", "supervisorctl", _DEFAULT) or kind in _KINDS:
+                # supervisorctl merges nothing: it reads the main file alone.
+                alone = path if kind in ("supervisorctl", "ctlplugin") else ""
+                written = merged.setdefault((section, alone), _Written(path))
                 written.add(parser.items(section, raw=True), path, _here(parser) if section != _DEFAULT else "")
                 if section == _DEFAULT:
                     contents.warnings += [
@@ -355,6 +354,8 @@ def _finish(contents: Contents, merged: Mapping[tuple[str, str], _Written], expa
         if section == "supervisord":
             options = _expanded(whole.values, expansions)
             contents.logfile, contents.pidfile = options.get("logfile", ""), options.get("pidfile", "")
+        elif section == "supervisorctl" and not contents.server:  # of an include only if the main file has none
+            _add_server(whole, contents, expansions)
         elif kind in _KINDS:
             contents.others.append(_section(kind, name, whole, expansions))
 
@@ -367,13 +368,14 @@ def _note_unclosed(parser: UnhosedConfigParser, section: str, path: str, content
             lines.append(f"{path} [{quote(section)}] has the key {quote(key)}: is that a header without ]?")
 
 
-def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> None:
+def _add_server(written: _Written, contents: Contents, expansions: Mapping[str, str]) -> None:
+    options = _expanded(written.values, expansions)
     for key in ("serverurl", "username", "password"):
-        if parser.has_option("supervisorctl", key):
-            try:
-                contents.server[key] = str(parser.saneget("supervisorctl", key))
-            except ValueError:  # it names the value, which may be a password
-                contents.warnings.append(f"{path} [supervisorctl] {key}: ignored, its % is not an expansion")
+        if key in options:
+            contents.server[key] = options[key]
+        elif key in written.values:  # the value may be a password
+            path = written.paths[key]
+            contents.warnings.append(f"{path} [supervisorctl] {key}: ignored, its % is not an expansion")
 
 
 def _expanded(values: Mapping[str, str], expansions: Mapping[str, object]) -> dict[str, str]:
