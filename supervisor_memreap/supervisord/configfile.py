@@ -60,7 +60,7 @@ class Section:
     written: str = ""
     """Its command, nothing expanded."""
     paths: Mapping[str, str] = field(default_factory=dict)
-    """The file of each key."""
+    """The file of each key that is in another."""
 
     @property
     def where(self) -> str:
@@ -248,10 +248,8 @@ class ConfigFile:
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
         paths = list(self._included())
         self._read.update({path: _stat(path) for path in paths})
-        parsed: dict[str, UnhosedConfigParser] = {}
-        for path in paths:  # of a file that is included twice, supervisord reads each
-            parsed[path] = parsed.get(path) or _parse(path, headers)
-            self._add(path, parsed[path], contents, merged)
+        for path in paths:  # also twice, as supervisord does
+            self._add(path, _parse(path, headers), contents, merged)
         _finish(contents, merged, main.expansions)
         for section, line in _repeated(headers, self.path):
             (contents.warnings if section.startswith("memreap") else contents.repeated).append(line)
@@ -339,9 +337,10 @@ def _expand_defaults(path: str, parser: UnhosedConfigParser, merged: dict[tuple[
     default = merged.get((_DEFAULT, ""))
     items = [(key, value) for key, value in default.values.items() if _HERE in value] if default else []
     if items:
-        sections = set(parser.sections())
-        for (section, _), written in merged.items():
-            if section != _DEFAULT and (section in sections or _DEFAULT in sections):
+        sections = [name for name, _ in merged] if parser.has_section(_DEFAULT) else parser.sections()
+        for section in sections:
+            written = merged.get((section, ""))
+            if written and section != _DEFAULT:
                 missing = [(key, value) for key, value in items if key not in written.values]
                 written.add(missing, path, _here(parser))
 
@@ -404,7 +403,8 @@ def _section(kind: str, name: str, written: _Written, expansions: Mapping[str, s
                 _expanded(written_name, {**known, "process_num": number})[""]
                 for number in range(first, first + min(count, _MAX_PROCESSES))
             )
-    return Section(kind, name, written.path, options, processes, values.get("command", ""), written.paths)
+    paths = {key: path for key, path in written.paths.items() if path != written.path}
+    return Section(kind, name, written.path, options, processes, values.get("command", ""), paths)
 
 
 def _stat(path: str) -> tuple[int, ...]:
@@ -472,7 +472,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def _repeated(headers: Mapping[str, Sequence[str]], main: str) -> Iterator[tuple[str, str]]:
     """The sections that stand twice, each with a line that says where."""
     for section, found in headers.items():
-        places = list(dict.fromkeys(found))  # the main file may include itself
+        places = list(dict.fromkeys(found))  # a file may be included by two patterns
         if section.startswith("ctlplugin:"):
             places = [place for place in places if place.rpartition(" line ")[0] == main]
         if len(places) > 1:
