@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from supervisor.options import ServerOptions
+from supervisor.options import ClientOptions, ServerOptions
 from support.driver import eventually, is_alive
 
 from supervisor_memreap.core.model import Program
@@ -87,6 +87,61 @@ def test_a_section_of_supervisor_in_two_files_is_merged_as_supervisord_does_and_
     ]
 
 
+def test_keys_of_two_files_and_of_the_defaults_count_as_supervisord_merges_them(tmp_path):
+    program = "autorestart=%s\nstopwaitsecs=%d\nstdout_logfile=%s\n"
+    written(tmp_path, "[supervisord]\nminfds=100\n[program:b]\ncommand=%(here)s/b\n", "c/a.conf")
+    written(tmp_path, "[DEFAULT]\nstartsecs=3\n[program:b]\n" + program % ("false", 60, "/b.log"), "c/b.conf")
+    written(tmp_path, "[program:b]\n" + program % ("true", 50, "/c.log"), "c/c.conf")
+    main = (
+        f"[DEFAULT]\nstopwaitsecs=5\nautorestart=false\nstdout_logfile=%(here)s/a.log\npidfile={tmp_path}/s.pid\n"
+        f"[supervisord]\nlogfile={tmp_path}/s.log\n[program:a]\ncommand=/a\nstopwaitsecs=70\n"
+        "[include]\nfiles=c/b.conf c/*.conf c/b.conf\n"
+    )
+    contents = written(tmp_path, main).read()
+    options = ServerOptions()
+    options.realize(["-c", f"{tmp_path}/supervisord.conf"])
+    assert (contents.logfile, contents.pidfile) == (options.logfile, options.pidfile)
+    theirs = [group.process_configs[0] for group in options.process_group_configs]
+    assert len(theirs) == 2
+    for section, process in zip(contents.others, theirs):
+        ours = [section.options[key] for key in ("command", "stopwaitsecs", "startsecs", "stdout_logfile")]
+        assert ours == [
+            process.command,
+            str(process.stopwaitsecs),
+            str(process.startsecs),
+            process.stdout_logfile,
+        ]
+        assert section.is_off("autorestart") is (process.autorestart is False)
+    assert contents.others[1].where_of("command") == f"{tmp_path}/c/a.conf [program:b]"
+    assert contents.others[1].where_of("user") == f"{tmp_path}/c/b.conf [program:b]"
+
+
+def test_a_limit_counts_though_the_defaults_have_one_which_is_ignored_with_a_warning(tmp_path):
+    contents = written(tmp_path, "[DEFAULT]\nlimit=300MB\nuser=x\n[memreap:a]\nlimit=100MB\n").read()
+    assert contents.sections == {"a": {"limit": Given("100MB", f"{tmp_path}/supervisord.conf [memreap:a]")}}
+    assert contents.warnings == [f"{tmp_path}/supervisord.conf [DEFAULT] limit: ignored; use [memreap] for all pools"]
+
+
+def test_the_server_is_that_of_supervisorctl_which_reads_the_main_file_alone(tmp_path):
+    written(tmp_path, "[supervisorctl]\nserverurl=http://127.0.0.1:2\nusername=b\n", "a.ini")
+    main = "[DEFAULT]\npassword=c\n[supervisorctl]\nserverurl=unix://%(here)s/s\n[include]\nfiles=*.ini\n"
+    contents = written(tmp_path, main).read()
+    options = ClientOptions()
+    options.realize(["-c", f"{tmp_path}/supervisord.conf"])
+    keys = ("serverurl", "username", "password")
+    assert [contents.server.get(key) for key in keys] == [getattr(options, key) for key in keys]
+
+
+def test_a_command_of_supervisorctl_is_repeated_only_within_the_main_file(tmp_path):
+    plugin = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make\n"
+    written(tmp_path, plugin, "a.ini")
+    main = f"[include]\nfiles=*.ini\n{plugin}"
+    assert written(tmp_path, main).read().repeated == []
+    (line,) = written(tmp_path, main + plugin).read().repeated
+    path = f"{tmp_path}/supervisord.conf"
+    assert line.startswith(f"[ctlplugin:memreap] appears at {path} line 3 and {path} line 5: ")
+
+
 def test_percent_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMIT", "7MB")
     written(tmp_path, "[memreap:a]\nlimit=%(ENV_LIMIT)s\n", "extra/a.ini")
@@ -156,7 +211,7 @@ def test_a_pipe_that_is_not_closed_is_refused_after_a_while(tmp_path, monkeypatc
     os.mkfifo(pipe)
     with open(os.open(pipe, os.O_RDWR), "wb", buffering=0) as writer:
         writer.write(text)
-        with pytest.raises(SettingsError, match=r"it is a pipe, and who writes to it has not closed it within 0 s$"):
+        with pytest.raises(SettingsError, match=r"it is a pipe, and who writes to it has not closed it within 0\.2 s$"):
             ConfigFile(str(pipe)).read()
 
 
@@ -351,19 +406,24 @@ def test_a_file_is_read_here_where_the_process_apart_was_ended(tmp_path, monkeyp
 
 def test_a_process_apart_that_its_user_stops_is_ended_and_the_file_is_refused_in_one_line(tmp_path, monkeypatch):
     file, parent, read = written(tmp_path, "[memreap:a]\nlimit=1MB\n"), os.getpid(), ConfigFile.read
-    pids = tmp_path / "pid"
+    fork, children = os.fork, []
+
+    def forking():
+        children.append(fork())
+        return children[-1]
 
     def stopping(self):
         if os.getpid() != parent:
-            pids.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
         return read(self)
 
     with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", forking)
         patch.setattr(ConfigFile, "read", stopping)
-        with pytest.raises(SettingsError, match=r"\.conf: cannot be read: its process did not end within 0 s"):
+        with pytest.raises(SettingsError, match=r"\.conf: cannot be read: its process did not end within 0\.2 s$"):
             file.read_apart(0.2)
-    assert not is_alive(int(pids.read_text()))
+    (child,) = children
+    assert not is_alive(child)
     assert not file.has_changed()  # it is not tried again at each tick
     file._again = 0.0
     assert file.has_changed()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar, cast
 
+from supervisor_memreap.core.text import seconds
+
 MadeT = TypeVar("MadeT")
 # Seconds for the child to end once it has written its answer, and once it was killed.
 _ENDS = 0.05
@@ -49,7 +51,7 @@ def made(make: Callable[[], MadeT], patience: float) -> MadeT:
     try:
         data = _all_of(readable, time.monotonic() + patience)
     except TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, f"its process did not end within {patience:.0f} s") from None
+        raise TimeoutError(errno.ETIMEDOUT, f"its process did not end within {seconds(patience)}") from None
     finally:
         os.close(readable)
         forked.collect(child, _ENDS, {signal.SIGKILL: _ENDS})

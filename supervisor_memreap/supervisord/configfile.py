@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import difflib
 import errno
 import glob
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Given, Sections, SettingsError, parse_name_size
-from supervisor_memreap.core.text import quote
+from supervisor_memreap.core.settings import KEYS, Given, Sections, SettingsError, parse_name_size
+from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.host import apart
 from supervisor_memreap.supervisord import ancestor
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 _HEADER = re.compile(rf"\[(memreap(?::[^]]+)?|(?:{'|'.join(_KINDS)}):[^]]+)\]")
+_DEFAULT, _HERE = "DEFAULT", "%(here)s"
 # The maximum number of processes of one program whose names are expanded.
 _MAX_PROCESSES = 10_000
 # Seconds for what another process writes to a pipe: the listener waits for it at each look.
@@ -50,16 +52,23 @@ class Section:
     """program, fcgi-program, eventlistener, group, ctlplugin or rpcinterface."""
     name: str
     path: str
+    """The first file that has the section."""
     options: Mapping[str, str]
     """Expanded as for the first process of a program; without those that only supervisord can expand."""
     processes: tuple[str, ...] = ()
     """The names of the processes of a program or listener."""
     written: str = ""
     """Its command, nothing expanded."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """The file of each key that is in another."""
 
     @property
     def where(self) -> str:
-        return f"{self.path} [{self.kind}:{quote(self.name)}]"
+        return self.where_of("")
+
+    def where_of(self, key: str) -> str:
+        """The section, and the file whose value of this key counts."""
+        return f"{self.paths.get(key, self.path)} [{self.kind}:{quote(self.name)}]"
 
     @property
     def listens(self) -> bool:
@@ -159,7 +168,7 @@ class Contents:
         for section in self.others:
             if section.listens and "command" in section.options:
                 words = words_of_listener(section.options["command"])
-                sections.update(parse_name_size(_without_options(words), f"{section.where} command"))
+                sections.update(parse_name_size(_without_options(words), f"{section.where_of('command')} command"))
         return sections
 
 
@@ -229,19 +238,22 @@ class ConfigFile:
         self._patterns = []
         self._note([self.path])
         headers: dict[str, list[str]] = {}
-        written: dict[str, dict[str, str]] = {}
+        merged: dict[tuple[str, str], _Written] = {}
         main = _parse(self.path, headers)
-        self._add(self.path, main, contents, written)
+        self._add(self.path, main, contents, merged)
         if main.has_section("include"):
-            files = _get(main, "include", "files", self.path) if main.has_option("include", "files") else ""
+            section = next((each for each in ("include", _DEFAULT) if main.has_option(each, "files")), "")
+            files = _get(main, section, "files", self.path) if section else ""
             base = os.path.dirname(self.path)
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
-        included = {path: _stat(path) for path in self._included()}
-        self._read.update(included)
-        for path in included:
-            self._add(path, _parse(path, headers), contents, written)
-        for section, line in _repeated(headers):
+        paths = list(self._included())
+        self._read.update({path: _stat(path) for path in paths})
+        for path in paths:  # also twice, as supervisord does
+            self._add(path, _parse(path, headers), contents, merged)
+        _finish(contents, merged, main.expansions)
+        for section, line in _repeated(headers, self.path):
             (contents.warnings if section.startswith("memreap") else contents.repeated).append(line)
+        contents.warnings = list(dict.fromkeys(contents.warnings))
         self._again = math.inf
         return contents
 
@@ -274,29 +286,77 @@ class ConfigFile:
             yield from sorted(glob.glob(pattern))
 
     def _add(
-        self, path: str, parser: UnhosedConfigParser, contents: Contents, written: dict[str, dict[str, str]]
+        self, path: str, parser: UnhosedConfigParser, contents: Contents, merged: dict[tuple[str, str], _Written]
     ) -> None:
         for section in parser.sections():
             kind, _, name = section.partition(":")
             _note_unclosed(parser, section, path, contents)
-            if section == "supervisorctl":
-                _add_server(parser, path, contents)
-            elif section == "supervisord":
-                contents.logfile, contents.pidfile = (_path(parser, key) for key in ("logfile", "pidfile"))
-            elif kind in _KINDS:
-                if kind != "ctlplugin":  # of which supervisorctl reads those of the main file alone
-                    _merge(parser, section, written)
-                    contents.others = [each for each in contents.others if (each.kind, each.name) != (kind, name)]
-                contents.others.append(_section(parser, section, path))
+            if section in ("supervisord", "supervisorctl", _DEFAULT) or kind in _KINDS:
+                # supervisorctl merges nothing: it reads the main file alone.
+                alone = path if kind in ("supervisorctl", "ctlplugin") else ""
+                written = merged.setdefault((section, alone), _Written(path))
+                written.add(parser.items(section, raw=True), path, _here(parser) if section != _DEFAULT else "")
+                if section == _DEFAULT:
+                    contents.warnings += [
+                        f"{path} [{section}] {key}: ignored; use [memreap] for all pools"
+                        for key in KEYS
+                        if parser.has_option(section, key)
+                    ]
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
                     raise SettingsError(f"{path} [{section}]: no name; use [memreap] or [memreap:PROGRAM]")
                 given = contents.sections.setdefault(name, {})
                 for key in parser.options(section):
-                    if key not in parser.defaults():
-                        given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
+                    given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
                 contents.warnings.append(f"{path} [{quote(section)}]: ignored; use [memreap] or [memreap:PROGRAM]")
+        _expand_defaults(path, parser, merged)
+
+
+@dataclass
+class _Written:
+    """What files have in a section, as supervisord merges it: of a key in two the later counts."""
+
+    path: str
+    values: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+
+    def add(self, items: Iterable[tuple[str, str]], path: str, here: str) -> None:
+        """Without `here`, %(here)s stays."""
+        for key, value in items:
+            self.values[key] = value.replace(_HERE, here or _HERE)
+            self.paths[key] = path
+
+
+def _here(parser: UnhosedConfigParser) -> str:
+    return str(parser.expansions["here"])
+
+
+def _expand_defaults(path: str, parser: UnhosedConfigParser, merged: dict[tuple[str, str], _Written]) -> None:
+    """As supervisord after each file: %(here)s of [DEFAULT] is the directory of the file that it reads then."""
+    default = merged.get((_DEFAULT, ""))
+    items = [(key, value) for key, value in default.values.items() if _HERE in value] if default else []
+    if items:
+        sections = [name for name, _ in merged] if parser.has_section(_DEFAULT) else parser.sections()
+        for section in sections:
+            written = merged.get((section, ""))
+            if written and section != _DEFAULT:
+                missing = [(key, value) for key, value in items if key not in written.values]
+                written.add(missing, path, _here(parser))
+
+
+def _finish(contents: Contents, merged: Mapping[tuple[str, str], _Written], expansions: Mapping[str, str]) -> None:
+    default = merged.get((_DEFAULT, ""), _Written(""))
+    for (section, _), written in merged.items():
+        whole = _Written(written.path, {**default.values, **written.values}, {**default.paths, **written.paths})
+        kind, _, name = section.partition(":")
+        if section == "supervisord":
+            options = _expanded(whole.values, expansions)
+            contents.logfile, contents.pidfile = options.get("logfile", ""), options.get("pidfile", "")
+        elif section == "supervisorctl" and not contents.server:  # of an include only if the main file has none
+            _add_server(whole, contents, expansions)
+        elif kind in _KINDS:
+            contents.others.append(_section(kind, name, whole, expansions))
 
 
 def _note_unclosed(parser: UnhosedConfigParser, section: str, path: str, contents: Contents) -> None:
@@ -307,59 +367,44 @@ def _note_unclosed(parser: UnhosedConfigParser, section: str, path: str, content
             lines.append(f"{path} [{quote(section)}] has the key {quote(key)}: is that a header without ]?")
 
 
-def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> None:
+def _add_server(written: _Written, contents: Contents, expansions: Mapping[str, str]) -> None:
+    options = _expanded(written.values, expansions)
     for key in ("serverurl", "username", "password"):
-        if parser.has_option("supervisorctl", key):
-            try:
-                contents.server[key] = str(parser.saneget("supervisorctl", key))
-            except ValueError:  # it names the value, which may be a password
-                contents.warnings.append(f"{path} [supervisorctl] {key}: ignored, its % is not an expansion")
+        if key in options:
+            contents.server[key] = options[key]
+        elif key in written.values:  # the value may be a password
+            path = written.paths[key]
+            contents.warnings.append(f"{path} [supervisorctl] {key}: ignored, its % is not an expansion")
 
 
-def _path(parser: UnhosedConfigParser, key: str) -> str:
-    try:
-        return str(parser.saneget("supervisord", key, default=""))
-    except ValueError:
-        return ""  # supervisord itself does not start with it
-
-
-def _merge(parser: UnhosedConfigParser, section: str, written: dict[str, dict[str, str]]) -> None:
-    """Add the keys that earlier files have in this section, as supervisord does: of a key in both the later counts."""
-    merged, here = written.setdefault(section, {}), str(parser.expansions["here"])
-    for key, value in parser.items(section, raw=True):
-        if key not in parser.defaults():
-            merged[key] = value.replace("%(here)s", here)
-    for key, value in merged.items():
-        parser.set(section, key, value)
-
-
-def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
-    kind, _, name = section.partition(":")
-    written = parser.get(section, "numprocs", raw=True, fallback="1")
-    numprocs = int(written) if written.isascii() and written.isdigit() else 1
-
-    def get(key: str, number: int) -> str:
-        expansions = {"program_name": name, "group_name": name, "process_num": number, "numprocs": numprocs}
-        # supervisord itself checks this; what it would refuse is nothing that runs.
-        return str(parser.saneget(section, key, default="", expansions=expansions))
+def _expanded(values: Mapping[str, str], expansions: Mapping[str, object]) -> dict[str, str]:
+    """Without those that only supervisord can expand."""
+    from supervisor.options import expand
 
     options = {}
-    for key in parser.options(section):
-        if key not in parser.defaults():
-            try:
-                options[key] = get(key, 0)
-            except ValueError:
-                pass  # an expansion that only supervisord can do
+    for key, value in values.items():
+        with contextlib.suppress(ValueError):
+            options[key] = str(expand(value, expansions, key))
+    return options
+
+
+def _section(kind: str, name: str, written: _Written, expansions: Mapping[str, str]) -> Section:
+    values, digits = written.values, written.values.get("numprocs", "1")
+    numprocs = int(digits) if digits.isascii() and digits.isdigit() else 1
+    known = {**expansions, "program_name": name, "group_name": name, "process_num": 0, "numprocs": numprocs}
+    options = _expanded(values, known)
     processes: tuple[str, ...] = (name,)
     if "process_name" in options:
-        try:
+        # supervisord itself checks this; what it would refuse is nothing that runs.
+        with contextlib.suppress(ValueError, KeyError):
             first, count = int(options.get("numprocs_start", "0")), int(options.get("numprocs", "1"))
+            written_name = {"": values["process_name"]}
             processes = tuple(
-                get("process_name", number) for number in range(first, first + min(count, _MAX_PROCESSES))
+                _expanded(written_name, {**known, "process_num": number})[""]
+                for number in range(first, first + min(count, _MAX_PROCESSES))
             )
-        except ValueError:
-            pass
-    return Section(kind, name, path, options, processes, parser.get(section, "command", raw=True, fallback=""))
+    paths = {key: path for key, path in written.paths.items() if path != written.path}
+    return Section(kind, name, written.path, options, processes, values.get("command", ""), paths)
 
 
 def _stat(path: str) -> tuple[int, ...]:
@@ -377,7 +422,7 @@ def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
     except ImportError as error:  # as while it is upgraded: the listener goes on with the settings that it has
         raise SettingsError(f"{path}: cannot be read without supervisor's parser: {error}") from None
 
-    parser = UnhosedConfigParser()
+    parser = UnhosedConfigParser(default_section="")  # [DEFAULT] is merged as any other
     parser.expansions = {f"ENV_{key}": value for key, value in os.environ.items()}
     parser.expansions["host_node_name"] = platform.node()
     parser.expansions["here"] = os.path.dirname(path)
@@ -405,7 +450,7 @@ def _text(path: str) -> str:
 
 def _from_pipe(fd: int) -> bytes:
     """What is written to it until its writers have closed it, which may take _PIPE seconds. Raises OSError."""
-    data, until = b"", time.monotonic() + _PIPE
+    data, until = bytearray(), time.monotonic() + _PIPE
     while (left := until - time.monotonic()) > 0:
         try:
             chunk = os.read(fd, 1 << 16)
@@ -415,19 +460,21 @@ def _from_pipe(fd: int) -> bytes:
         if not chunk:
             if not data:
                 raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
-            return data
+            return bytes(data)
         data += chunk
-    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and who writes to it has not closed it within {_PIPE:.0f} s")
+    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and who writes to it has not closed it within {seconds(_PIPE)}")
 
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _repeated(headers: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+def _repeated(headers: Mapping[str, Sequence[str]], main: str) -> Iterator[tuple[str, str]]:
     """The sections that stand twice, each with a line that says where."""
     for section, found in headers.items():
         places = list(dict.fromkeys(found))  # a file may be included by two patterns
+        if section.startswith("ctlplugin:"):
+            places = [place for place in places if place.rpartition(" line ")[0] == main]
         if len(places) > 1:
             where = f"{', '.join(places[:-1])} and {places[-1]}"
             yield (
