@@ -253,7 +253,9 @@ class ConfigFile:
         _finish(contents, merged, main.expansions)
         for section, line in _repeated(headers, self.path):
             (contents.warnings if section.startswith("memreap") else contents.repeated).append(line)
-        contents.warnings = list(dict.fromkeys(contents.warnings))
+        contents.warnings, contents.repeated = (
+            list(dict.fromkeys(lines)) for lines in (contents.warnings, contents.repeated)
+        )
         self._again = math.inf
         return contents
 
