@@ -245,6 +245,15 @@ def test_a_listener_that_gets_no_commands_is_a_note_where_supervisorctl_could_se
     assert "REMOTE_COMMUNICATION" not in examined(deaf)
 
 
+def test_the_file_is_named_that_sets_what_is_wrong(tmp_path):
+    (tmp_path / "more.conf").write_text(
+        "[eventlistener:memreap]\nevents=PROCESS_STATE\n[program:myapp]\nstopwaitsecs=10\n"
+    )
+    found = examined(f"{SOUND}{INTERFACE}[include]\nfiles={tmp_path}/more.conf\n", listener=READY)
+    assert_finds(f"listener: {tmp_path}/more.conf .*events=PROCESS_STATE: no TICK", found)
+    assert_finds(f"myapp: {tmp_path}/more.conf .*stopwaitsecs=10: ", found)
+
+
 def test_a_plugin_in_an_included_file_is_reported(tmp_path):
     (tmp_path / "more.conf").write_text(PLUGIN)
     found = examined(f"{SOUND}{INTERFACE}[include]\nfiles={tmp_path}/more.conf\n", listener=READY)

@@ -37,22 +37,20 @@ def check_sections(case: Case) -> Iterator[Finding]:
 
 
 def _listener(section: Section, case: Case) -> Iterator[Finding]:
-    events = section.options.get("events", "").upper()
+    events, where = section.options.get("events", "").upper(), section.where_of("events")
     if not re.search(r"\b(TICK(_5|_60|_3600)?|EVENT)\b", events):
-        yield Finding(
-            "listener", f"{section.where} events={quote(events) or 'none'}: no TICK, so it never looks: add TICK_5"
-        )
+        yield Finding("listener", f"{where} events={quote(events) or 'none'}: no TICK, so it never looks: add TICK_5")
     if case.contents.own_sections("ctlplugin") and not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
         text = (
             "it does not get the commands supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
         )
-        yield note("listener", f"{section.where} events={quote(events)}: {text}")
+        yield note("listener", f"{where} events={quote(events)}: {text}")
     if section.is_off("autorestart"):
         text = "autorestart=false: a listener that exits is not restarted: remove that line"
-        yield Finding("listener", f"{section.where} {text}")
+        yield Finding("listener", f"{section.where_of('autorestart')} {text}")
     if section.is_on("redirect_stderr"):
         text = "redirect_stderr=true: its log would be mixed into the event protocol, and supervisord does not start"
-        yield Finding("listener", f"{section.where} {text} with it: remove that line")
+        yield Finding("listener", f"{section.where_of('redirect_stderr')} {text} with it: remove that line")
 
 
 def _plugin(case: Case) -> Iterator[Finding]:

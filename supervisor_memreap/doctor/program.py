@@ -36,7 +36,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     section = case.contents.section_of(watch.members[0] if watch.members else program) or _NO_SECTION
     if settings.target == "workers" and section.is_off("autorestart"):
         text = "autorestart=false: a manager that exits is not restarted: set it to true"
-        yield Finding("", f"{section.where} {text}")
+        yield Finding("", f"{section.where_of('autorestart')} {text}")
     pool = look.look(watch, case.view, reads_structure=True)
     if procfs.is_usable():
         with contextlib.closing(Serving(OF_COMMAND)) as serving:
@@ -88,8 +88,8 @@ def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iter
     if section is not _NO_SECTION and wait.isdigit() and int(wait) < _PROCMANAGER_PATIENCE:
         yield Finding(
             "",
-            f"{section.where} stopwaitsecs={wait}: FCGI::ProcManager gives its workers {_PROCMANAGER_PATIENCE} s to"
-            " finish, and supervisord would kill them earlier: set stopwaitsecs=70",
+            f"{section.where_of('stopwaitsecs')} stopwaitsecs={wait}: FCGI::ProcManager gives its workers"
+            f" {_PROCMANAGER_PATIENCE} s to finish, and supervisord would kill them earlier: set stopwaitsecs=70",
         )
     command = section.options.get("command", "")
     version = procmanager_version(pool.manager.pid, command, section.environment, case.time_left)

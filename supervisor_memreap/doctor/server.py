@@ -89,7 +89,8 @@ def _remedy(server: str, found: Recycling, section: Section, watch: Watch) -> st
     option = "command=" if not found.place else "environment="
     in_section = found.setting.split()[0].partition("=")[0] in section.options.get(option[:-1], "")
     if in_section and not found.place.startswith("/"):
-        return f"{change} from {option} in {section.where}, then run supervisorctl update, which restarts {name}"
+        where = section.where_of(option[:-1])
+        return f"{change} from {option} in {where}, then run supervisorctl update, which restarts {name}"
     return f"{change} there; it takes effect at the next restart of {name}"
 
 
