@@ -13,6 +13,7 @@ from supervisor_memreap.core.servers import (
     Names,
     cost_while_busy,
     has_loops,
+    is_unsure,
     manages,
     may_signal_busy,
     named,
@@ -318,3 +319,8 @@ def test_of_other_servers_no_loop_is_read_again():
 )
 def test_a_process_runs_its_own_program_or_the_script_of_its_interpreter(comm, argv, runs):
     assert script(comm, argv) == runs
+
+
+def test_only_what_hides_its_name_or_its_loop_may_turn_out_to_be_another_server():
+    names = [UNRECOGNISABLE, *(server.name for server in SERVERS), "gunicorn of an unknown worker class"]
+    assert [*filter(is_unsure, names)] == [UNRECOGNISABLE, "gunicorn of an unknown worker class"]

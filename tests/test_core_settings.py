@@ -381,6 +381,8 @@ def test_defaults_alone_watch_nothing():
 def test_names_unknown_to_supervisord_are_listed():
     settings = resolve({name: section(limit="100MB") for name in ("web", "shop", "shop:web", "shop:wbe", "wbe")})
     assert settings.unmatched([program("web", "shop")]) == ("shop:wbe", "wbe")
+    assert settings.where("wbe") == section(limit="100MB")["limit"].where
+    assert settings.where("none") == "[memreap:none]"
 
 
 _KEY = st.one_of(st.sampled_from(KEYS), st.text(max_size=8))
