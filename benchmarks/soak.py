@@ -43,7 +43,6 @@ import platform
 import queue
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -60,7 +59,7 @@ import soak_report
 from pages import RESULTS, read
 from soak_disturb import Disturber
 from support import servers, stack
-from support.driver import OK, READY, Driver
+from support.driver import OK, READY, Driver, listening_in
 from support.load import Load
 
 TICKS, EVERY, SAMPLED = 520_000, 1000, 200
@@ -267,7 +266,7 @@ def fast(
     with contextlib.ExitStack() as open_now:
         pool = open_now.enter_context(servers.running(servers.named("gunicorn sync"), where, settings))
         load = open_now.enter_context(Load(pool.port, "/myapp/", 2, pause=0.25, kb=kb))
-        driver = open_now.enter_context(_listening(where))
+        driver = open_now.enter_context(listening_in(where, within=PATIENCE, PYTHONPATH=str(where / "site")))
         listener = driver.listener().pid
         _yield_too(int((where / "s.pid").read_text()), load.pid)
         disturber = Disturber(pool, lambda: listener, command, lambda *event: events.put(event))
@@ -291,23 +290,6 @@ def fast(
                 if time.monotonic() > end:
                     break
     return run.result("fast", load, disturber)
-
-
-@contextlib.contextmanager
-def _listening(where: Path) -> Iterator[Driver]:
-    """As driver.listening_in, with more patience."""
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock", "PYTHONPATH": str(where / "site")}
-    driver = Driver("-c", f"{where}/supervisord.conf", env=environment, log=where / "listener.log")
-    try:
-        driver.expect(READY, PATIENCE)
-        yield driver
-    finally:
-        driver.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            driver.process.wait(30)
-        driver.process.kill()
-        driver.process.stdout.close()
-        driver.process.wait()
 
 
 def _yield_too(*sessions: int) -> None:

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import importlib.metadata
 import io
 import json
@@ -256,19 +255,6 @@ def by_step(quiet: Ticks) -> dict[str, float]:
     """Where the time of one tick goes. Each step is called once a program, so that measuring it costs little."""
     spent = {"list": 0.0, "look": 0.0, "policy": 0.0}
 
-    def timed(owner: object, name: str, step: str) -> contextlib.AbstractContextManager[object]:
-        act = getattr(owner, name)
-
-        @functools.wraps(act)
-        def measured(*args: object, **named: object) -> object:
-            start = time.process_time()
-            try:
-                return act(*args, **named)
-            finally:
-                spent[step] += (time.process_time() - start) * 1000
-
-        return mock.patch.object(owner, name, measured)
-
     steps = (
         (roster, "of", "list"),
         (look, "look", "look"),
@@ -278,8 +264,9 @@ def by_step(quiet: Ticks) -> dict[str, float]:
     )
     with contextlib.ExitStack() as stack:
         for step in steps:
-            stack.enter_context(timed(*step))
+            stack.enter_context(tick_live.timed(*step, spent))
         total = by_cpu(quiet.pass_by)
+    spent = {step: seconds * 1000 for step, seconds in spent.items()}
     return {
         "the list of each manager's children": spent["list"],
         "the size of each worker": spent["look"] - spent["list"],

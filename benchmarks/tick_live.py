@@ -150,6 +150,21 @@ def cpu(pid: int) -> float:
     return 0.0
 
 
+def timed(owner: object, name: str, part: str, spans: dict[str, float]) -> Any:
+    """A patch that adds to this part what each call of this function needs, in seconds of CPU."""
+    act = getattr(owner, name)
+
+    @functools.wraps(act)
+    def measured(*args: object, **named: object) -> object:
+        start = time.process_time()
+        try:
+            return act(*args, **named)
+        finally:
+            spans[part] += time.process_time() - start
+
+    return mock.patch.object(owner, name, measured)
+
+
 def listen(parts: str) -> int:
     """The listener of memreap, which writes after each tick how many seconds each part has needed so far."""
     from supervisor_memreap.listener import loop, reaper, slowoutputs
@@ -159,19 +174,6 @@ def listen(parts: str) -> int:
 
     spans: collections.defaultdict[str, float] = collections.defaultdict(float)
 
-    def timed(owner: type, method: str, part: str) -> None:
-        act = getattr(owner, method)
-
-        @functools.wraps(act)
-        def measured(*args: object, **named: object) -> object:
-            start = time.process_time()
-            try:
-                return act(*args, **named)
-            finally:
-                spans[part] += time.process_time() - start
-
-        mock.patch.object(owner, method, measured).start()
-
     tick = Application.tick
 
     def noted(*args: Any, **named: Any) -> None:
@@ -180,11 +182,11 @@ def listen(parts: str) -> int:
         Path(f"{parts}.new").write_text(json.dumps(spans))
         os.rename(f"{parts}.new", parts)
 
-    timed(Client, "programs", "asking what runs")
-    timed(reaper.Reaper, "tick", "the look")
-    timed(reaper.Reaper, "status", "rows and sizes")
-    timed(slowoutputs.SlowOutputs, "look", "history and metrics")
-    timed(Publisher, "publish", "publishing the status")
+    timed(Client, "programs", "asking what runs", spans).start()
+    timed(reaper.Reaper, "tick", "the look", spans).start()
+    timed(reaper.Reaper, "status", "rows and sizes", spans).start()
+    timed(slowoutputs.SlowOutputs, "look", "history and metrics", spans).start()
+    timed(Publisher, "publish", "publishing the status", spans).start()
     mock.patch.object(Application, "tick", noted).start()
     return loop.run(None, [])
 

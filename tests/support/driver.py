@@ -347,16 +347,19 @@ def assert_have_served(manager: int, settle: float) -> None:
 
 
 @contextlib.contextmanager
-def listening(*args: str, log, through: Sequence[str] = (), **env: Any):
-    """A real `memreap listen` that is ready; `through` is a command that runs the one behind it, such as setpriv."""
+def listening(*args: str, log, through: Sequence[str] = (), within=30.0, **env: Any):
+    """A real `memreap listen` that is ready `within` so many seconds, and ends in a third of them.
+
+    `through` is a command that runs the one behind it, such as setpriv.
+    """
     driver = Driver(*args, env=env, log=log, through=through)
     try:
-        driver.expect(READY)
+        driver.expect(READY, within)
         yield driver
     finally:
         driver.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            driver.process.wait(10)
+            driver.process.wait(within / 3)
         driver.process.kill()
         driver.process.stdout.close()
         driver.process.wait()
