@@ -48,8 +48,9 @@ def made(make: Callable[[], MadeT], patience: float) -> MadeT:
     if child == 0:
         _run(make, writable)
     os.close(writable)
+    os.set_blocking(readable, False)
     try:
-        data = _all_of(readable, time.monotonic() + patience)
+        data = all_of(readable, time.monotonic() + patience)
     except TimeoutError:
         raise TimeoutError(errno.ETIMEDOUT, f"its process did not end within {seconds(patience)}") from None
     finally:
@@ -64,12 +65,16 @@ def made(make: Callable[[], MadeT], patience: float) -> MadeT:
     return cast("MadeT", answer)
 
 
-def _all_of(readable: int, deadline: float) -> bytearray:
-    """What is written to this pipe until it is closed. Raises TimeoutError."""
+def all_of(readable: int, deadline: float) -> bytearray:
+    """What is written to this pipe, which does not block, until its writers have closed it. Raises TimeoutError."""
     poll, data = select.poll(), bytearray()
     poll.register(readable, select.POLLIN)
-    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        chunk = os.read(readable, 1 << 16)
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            chunk = os.read(readable, 1 << 16)
+        except BlockingIOError:  # there is a writer
+            poll.poll(left * 1000)
+            continue
         if not chunk:
             return data
         data += chunk

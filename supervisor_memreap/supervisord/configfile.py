@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import re
-import select
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -452,19 +451,14 @@ def _text(path: str) -> str:
 
 def _from_pipe(fd: int) -> bytes:
     """What is written to it until its writers have closed it, which may take _PIPE seconds. Raises OSError."""
-    data, until = bytearray(), time.monotonic() + _PIPE
-    while (left := until - time.monotonic()) > 0:
-        try:
-            chunk = os.read(fd, 1 << 16)
-        except BlockingIOError:  # there is a writer
-            select.select([fd], [], [], left)
-            continue
-        if not chunk:
-            if not data:
-                raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
-            return bytes(data)
-        data += chunk
-    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and who writes to it has not closed it within {seconds(_PIPE)}")
+    try:
+        data = apart.all_of(fd, time.monotonic() + _PIPE)
+    except TimeoutError:
+        text = f"it is a pipe, and who writes to it has not closed it within {seconds(_PIPE)}"
+        raise OSError(errno.ETIMEDOUT, text) from None
+    if not data:
+        raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
+    return bytes(data)
 
 
 def _open_at_once(path: str, flags: int) -> int:
