@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 
@@ -92,6 +93,12 @@ def test_what_is_wrong_is_a_problem():
     wrong: list[dict] = [growing, {"answered": 4}, {"overlaps": ["two"]}, {"errors": ["internal"]}, {"failed": "it"}]
     wrong += [{"lost": 1, "lost_as": {"get TimeoutError": 1}}]
     assert [len(soak_report.problems({**good, **each})) for each in wrong] == [1] * len(wrong)
+
+
+def test_a_session_without_a_group_of_its_own_has_no_priority_to_pass_on(tmp_path):
+    empty = tmp_path / "autogroup"
+    empty.write_text("")  # as of all that runs in the group of init
+    soak._yield_too(os.getpid(), mine=empty)
 
 
 def test_a_listener_whose_pool_is_disturbed_answers_each_event_and_takes_one_worker_at_a_time(where):

@@ -7,7 +7,6 @@ Nothing is ever signalled from here.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
@@ -38,13 +37,14 @@ def find(
     the program's name in its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does:
     then by the address in the program's command, on which it listens. What `ask` raises, this raises.
     """
-    parents = _parents(view)
-    # Asked after all processes were read: one that supervisord has just started is not an orphan.
-    known = {program.pid for program in ask() if program.pid} | {os.getpid()}
     # The process that looks may be in another place than they are, as doctor is in a shell: supervisord never is.
     supervisord = supervisord_of(sought) or os.getpid()
-    above = _chain(supervisord, parents)
-    orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]
+    above = _chain(supervisord, lambda pid: _parent(pid, view))
+    # A machine may have tens of thousands of processes: only those are kept that count.
+    below = [pid for pid in psutil.pids() if pid not in above and _parent(pid, view) in above]
+    # Asked after all processes were read: one that supervisord has just started is not an orphan.
+    known = {program.pid for program in ask() if program.pid} | {os.getpid()}
+    orphans = [pid for pid in below if pid not in known]
     names = {(program.group, program.name): program for program in sought}
     addresses = {program: _addresses(command) for program, command in sought.items()}
     roots: dict[Program, list[int]] = {}
@@ -53,8 +53,10 @@ def find(
         if program and _cgroup(pid) == _cgroup(supervisord) and _is_left_over(pid, program, sought[program], view):
             roots.setdefault(program, []).append(pid)
     left_behind = {}
+    # Not by psutil.process_iter, which keeps an object of each: 6 MB for 4,000.
+    parents = {pid: _parent(pid, view) for pid in psutil.pids()} if roots else {}
     for program, tops in roots.items():
-        trees = {pid for pid in parents if set(tops) & set(_chain(pid, parents))}
+        trees = {pid for pid in parents if set(tops) & set(_chain(pid, parents.get))}
         held = sum(_memory(pid, view) for pid in trees)
         is_daemonized = daemonizes(sought[program])
         left_behind[program] = OrphansFound(program.namespec, time.time(), tuple(tops), held, is_daemonized)
@@ -115,21 +117,20 @@ def _cgroup(pid: int) -> str:
         return ""
 
 
-def _parents(view: Source) -> dict[int, int]:
-    """The parent of each process. Not by psutil.process_iter, which keeps an object of each: 6 MB for 4,000."""
-    parents = {}
-    for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            parents[pid] = view.process(pid).parent
-    return parents
+def _parent(pid: int, view: Source) -> int | None:
+    """None if it has ended, or may not be read."""
+    try:
+        return view.process(pid).parent
+    except (ProcessLookupError, PermissionError):
+        return None
 
 
-def _chain(pid: int, parents: Mapping[int, int]) -> list[int]:
-    """The process and all its ancestors."""
+def _chain(pid: int, parent_of: Callable[[int], int | None]) -> list[int]:
+    """The process and all its ancestors; not what is no process, as 0, the parent of the first."""
     chain: list[int] = []
-    while pid in parents and pid not in chain:
+    while pid not in chain and (parent := parent_of(pid)) is not None:
         chain.append(pid)
-        pid = parents[pid]
+        pid = parent
     return chain
 
 
