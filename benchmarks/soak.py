@@ -251,7 +251,7 @@ class Run:
 
 
 def fast(
-    where: Path, ticks: int, hours: float | None, every: int = EVERY, sampled: int = SAMPLED, kb: int = 3000
+    where: Path, ticks: int, hours: float | None, every: int = EVERY, sampled: int = SAMPLED, kb: int = 1000
 ) -> dict[str, Any]:
     """As fast as they are answered; each request lets its worker grow by `kb`."""
     (where / "site").mkdir()
