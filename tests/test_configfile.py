@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,6 +194,57 @@ def test_an_error_about_a_long_value_quotes_at_most_100_characters(tmp_path, tex
 def test_a_missing_file_is_reported_in_one_line():
     with pytest.raises(SettingsError, match=r"^/nowhere/x\.conf: cannot be read: No such file or directory$"):
         ConfigFile("/nowhere/x.conf").read()
+
+
+def test_what_supervisord_ignores_of_its_includes_is_ignored_with_a_warning_unless_it_is_a_directory(tmp_path):
+    (tmp_path / "conf.d/disabled.conf").mkdir(parents=True)
+    for name, target in (("gone.conf", "nowhere"), ("loop.conf", "loop.conf")):
+        (tmp_path / "conf.d" / name).symlink_to(target)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "conf.d/s.conf"))
+    (tmp_path / "conf.d/z.conf").write_text("[memreap:a]\nlimit=1MB\n")
+    contents = written(tmp_path, "[include]\nfiles=conf.d/*\n").read()
+    assert contents.sections["a"]["limit"].value == "1MB"
+    assert [line.split("conf.d/")[1] for line in contents.warnings] == [
+        f"{name}: ignored, as supervisord does: {os.strerror(number)}"
+        for name, number in [
+            ("gone.conf", errno.ENOENT),
+            ("loop.conf", errno.ELOOP),
+            ("s.conf", errno.ENXIO),
+        ]
+    ]
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+def test_a_file_that_is_far_too_large_is_refused_before_it_is_read_as_a_whole(tmp_path, has_end):
+    huge = tmp_path / "huge.ini"
+    if has_end:
+        huge.touch()
+        os.truncate(huge, 1 << 40)
+    else:
+        huge.symlink_to("/dev/zero")
+    file = written(tmp_path, "[include]\nfiles=*.ini\n")
+    with pytest.raises(SettingsError, match=r"huge\.ini: cannot be read: it has more than 16 MiB$"):
+        file.read()
+
+
+def test_a_pipe_without_an_end_is_refused(tmp_path):
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as writer:
+        with pytest.raises(SettingsError, match=r"cannot be read: it has more than 16 MiB$"):
+            ConfigFile(f"/proc/self/fd/{writer.stdout.fileno()}").read()
+        writer.kill()
+
+
+def test_any_error_in_reading_a_file_is_one_line_and_the_listener_keeps_its_settings(tmp_path, monkeypatch):
+    file = written(tmp_path, "[memreap:a]\nlimit=1MB\n")
+    monkeypatch.setattr(configfile, "_text", lambda _: "x" * (1 << 60))
+    with pytest.raises(SettingsError, match=r"supervisord\.conf: cannot be read: MemoryError\(\)$"):
+        file.read_apart()
+    assert not file.has_changed()  # it is not tried again at each tick
+
+
+def test_a_number_of_processes_that_no_supervisord_starts_is_no_obstacle(tmp_path):
+    assert written(tmp_path, f"[program:a]\ncommand=b\nnumprocs={'9' * 5000}\n").read().programs()
 
 
 def test_a_pipe_is_read_to_its_end_and_one_that_nothing_writes_to_is_refused_at_once(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import signal
@@ -65,8 +66,11 @@ def made(make: Callable[[], MadeT], patience: float) -> MadeT:
     return cast("MadeT", answer)
 
 
-def all_of(readable: int, deadline: float) -> bytearray:
-    """What is written to this pipe, which does not block, until its writers have closed it. Raises TimeoutError."""
+def all_of(readable: int, deadline: float, most: float = math.inf) -> bytearray:
+    """What is written to this pipe, which does not block, until its writers have closed it, or more than `most` bytes.
+
+    Raises TimeoutError.
+    """
     poll, data = select.poll(), bytearray()
     poll.register(readable, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0:
@@ -78,6 +82,8 @@ def all_of(readable: int, deadline: float) -> bytearray:
         if not chunk:
             return data
         data += chunk
+        if len(data) > most:
+            return data
     raise TimeoutError
 
 

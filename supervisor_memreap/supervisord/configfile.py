@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import KEYS, Given, Sections, SettingsError, parse_name_size
-from supervisor_memreap.core.text import quote, seconds
+from supervisor_memreap.core.text import memory, quote, seconds
 from supervisor_memreap.host import apart
 from supervisor_memreap.supervisord import ancestor
 
@@ -37,6 +37,8 @@ _DEFAULT, _HERE = "DEFAULT", "%(here)s"
 _MAX_PROCESSES = 10_000
 # Seconds for what another process writes to a pipe: the listener waits for it at each look.
 _PIPE = 2.0
+# Bytes of one file: supervisord reads no log or archive either that stands beside its configuration.
+_MOST = 16 * 1024**2
 # Seconds that a process may take to read it all, for which a look waits. It takes 0.06 s.
 _PATIENCE = 5.0
 # Seconds after which a file with an error is read again though it has not changed: each time costs 58 ms of CPU.
@@ -248,7 +250,11 @@ class ConfigFile:
         paths = list(self._included())
         self._read.update({path: _stat(path) for path in paths})
         for path in paths:  # also twice, as supervisord does
-            self._add(path, _parse(path, headers), contents, merged)
+            why = _why_ignored(path)
+            if why is None:
+                self._add(path, _parse(path, headers), contents, merged)
+            elif why:
+                contents.warnings.append(f"{path}: ignored, as supervisord does: {why}")
         _finish(contents, merged, main.expansions)
         for section, line in _repeated(headers, self.path):
             (contents.warnings if section.startswith("memreap") else contents.repeated).append(line)
@@ -266,6 +272,8 @@ class ConfigFile:
                 return self.read(), self.__dict__
             except SettingsError as error:
                 return error, self.__dict__
+            except Exception as error:  # as MemoryError: with the settings that it has, the listener goes on
+                return SettingsError(f"{self.path}: cannot be read: {quote(repr(error))}"), self.__dict__
 
         try:
             contents, after = apart.made_or_here(read, patience)
@@ -391,7 +399,7 @@ def _expanded(values: Mapping[str, str], expansions: Mapping[str, object]) -> di
 
 def _section(kind: str, name: str, written: _Written, expansions: Mapping[str, str]) -> Section:
     values, digits = written.values, written.values.get("numprocs", "1")
-    numprocs = int(digits) if digits.isascii() and digits.isdigit() else 1
+    numprocs = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 1
     known = {**expansions, "program_name": name, "group_name": name, "process_num": 0, "numprocs": numprocs}
     options = _expanded(values, known)
     processes: tuple[str, ...] = (name,)
@@ -414,6 +422,17 @@ def _stat(path: str) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def _why_ignored(path: str) -> str | None:
+    """Why supervisord reads nothing of an included path, and goes on; empty: it is a directory. None: it reads it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return error.strerror if error.errno in (errno.ENOENT, errno.ELOOP) else None
+    if stat.S_ISDIR(mode):
+        return ""
+    return os.strerror(errno.ENXIO) if stat.S_ISSOCK(mode) else None
 
 
 def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
@@ -445,14 +464,16 @@ def _text(path: str) -> str:
     """The content of the file. Raises OSError; also for a pipe to which nothing is written, or without an end."""
     with open(path, "rb", opener=_open_at_once) as file:
         is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
-        data = _from_pipe(file.fileno()) if is_pipe else file.read()
+        data = _from_pipe(file.fileno()) if is_pipe else file.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise OSError(errno.EFBIG, f"it has more than {memory(_MOST)}")
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape").read()
 
 
 def _from_pipe(fd: int) -> bytes:
     """What is written to it until its writers have closed it, which may take _PIPE seconds. Raises OSError."""
     try:
-        data = apart.all_of(fd, time.monotonic() + _PIPE)
+        data = apart.all_of(fd, time.monotonic() + _PIPE, _MOST)
     except TimeoutError:
         text = f"it is a pipe, and who writes to it has not closed it within {seconds(_PIPE)}"
         raise OSError(errno.ETIMEDOUT, text) from None
