@@ -12,16 +12,21 @@ import psutil
 import pytest
 from support.driver import eventually, pool, stop, until, workers_below
 from support.reaping import Reaping
+from support.stack import ROOT
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
 from supervisor_memreap.host import kept, procfs
 from supervisor_memreap.host import look as host_look
+from supervisor_memreap.host.roster import HIDDEN
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts, and becomes another user")
+NOBODY = 65534
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=500 * MIB)
 
@@ -154,6 +159,48 @@ def test_without_a_free_descriptor_every_file_is_opened_again(table):
         for _ in range(2):
             assert len(look(manager, table).workers) == 3
         assert open_descriptors() == 1
+
+
+HIDING = """
+import os, subprocess, sys
+from test_kept import MIB, kept, look
+manager, nobody, table = int(sys.argv[1]), int(sys.argv[2]), kept.Kept()
+os.setgroups([])
+for limit in 500, 500, 1:
+    os.setegid(nobody)
+    os.seteuid(nobody)
+    seen = look(manager, table, lambda worker: worker.bound > limit * MIB)
+    print(len(seen.workers), seen.not_visible)
+    os.seteuid(0)
+    os.setegid(0)
+    subprocess.run(["mount", "-o", "remount,hidepid=2", "/proc"], check=True)
+"""
+
+
+@needs_root
+def test_a_pool_that_is_hidden_meanwhile_is_not_taken_for_one_without_workers():
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount -t proc proc /proc && exec "$@"', "sh"]
+    with pool(2, 5) as manager:
+        command = [*mounted, sys.executable, "-c", HIDING, str(manager), str(NOBODY)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": PATH})
+    assert result.stdout.splitlines() == ["2 ", "2 ", f"0 {HIDDEN}"]
+
+
+LESS_SWAP = """
+import subprocess, sys
+from test_kept import kept
+before = kept._swap_in_use()
+subprocess.run(["mount", "--bind", sys.argv[1], "/proc/meminfo"], check=True)
+print(before < kept._swap_in_use() == kept._UNKNOWN)
+"""
+
+
+@needs_root
+def test_what_lxcfs_shows_as_the_swap_of_a_container_is_no_bound_for_that_of_its_processes(tmp_path):
+    (tmp_path / "meminfo").write_text("SwapTotal: 0 kB\nSwapFree: 0 kB\n")
+    command = ["unshare", "--mount", sys.executable, "-c", LESS_SWAP, str(tmp_path / "meminfo")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": PATH})
+    assert result.stdout == "True\n"
 
 
 def test_swap_that_may_belong_to_a_worker_is_read(table, monkeypatch):

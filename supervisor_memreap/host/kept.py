@@ -24,6 +24,8 @@ _SPARE = 200
 _TWO_NUMBERS = 48
 # Bytes: a part that has no more of them is the last one.
 _SHORT = 2048
+# More than any process has: each worker's own is read.
+_UNKNOWN = 1 << 60
 
 
 class _Worker(NamedTuple):
@@ -180,11 +182,13 @@ def _whole(fd: int) -> bytes:
 
 def _swap_in_use() -> int:
     try:
+        if os.stat("/proc/meminfo").st_dev != os.stat("/proc/self").st_dev:
+            return _UNKNOWN  # it is lxcfs's, which may have none though processes of the container are in swap
         lines = (line.partition(b":") for line in procfile.read("/proc/meminfo").splitlines())
         values = {key: value for key, _, value in lines}
         return (int(values[b"SwapTotal"].split()[0]) - int(values[b"SwapFree"].split()[0])) * 1024
     except (OSError, KeyError, ValueError, IndexError):
-        return 1 << 60  # not known: each worker's own is read
+        return _UNKNOWN
 
 
 def _raise_limit() -> int:

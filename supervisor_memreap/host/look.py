@@ -69,8 +69,11 @@ def look(
         scopes=scopes,
         is_total_unreadable=is_total_unreadable,
     )
-    workers = reading.workers(kept, gate(pool))
-    workers = reading.probed(workers) if probe else workers
+    try:
+        workers = reading.workers(kept, gate(pool))
+        workers = reading.probed(workers) if probe else workers
+    except PermissionError:
+        return Pool(members.name, members.state, roster.HIDDEN, is_group=members.is_group, at=time.time())
     pool = replace(pool, workers=workers, late=0.0 if began is None else max(0.0, time.monotonic() - began))
     # Only where it counts: no quiet worker is read for it.
     is_asked = not workers or (len(workers) == 1 and workers[0].detail)
@@ -139,7 +142,10 @@ class _Reading:
             return None
 
     def workers(self, kept: Kept | None, needs_detail: NeedsDetail) -> tuple[Worker, ...]:
-        """All of them; one to which no reason can apply, even if all the swap in use were its own, as `kept` has it."""
+        """All of them; one to which no reason can apply, even if all the swap in use were its own, as `kept` has it.
+
+        Raises PermissionError: all are hidden by now from this user.
+        """
         pids = sorted(self._members.pids)
         quiet = kept.workers(pids, self._manager, self._settings.metric == "vms") if kept else {}
         slots, workers = self._members.slots, []
@@ -159,11 +165,19 @@ class _Reading:
                 return None
             worker = Worker(process.id, process.age, _bound(pid, self._settings.metric, self._view))
             return worker._replace(detail=self._detail(worker)) if needs_detail(worker) else worker
-        except (ProcessLookupError, PermissionError):
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            self._require_manager()
             return None
 
+    def _require_manager(self) -> None:
+        """Raises PermissionError where the manager is hidden, too: what is read of it may be by a kept descriptor."""
+        with contextlib.suppress(ProcessLookupError):
+            self._view.process(self._manager.pid)
+
     def probed(self, workers: tuple[Worker, ...]) -> tuple[Worker, ...]:
-        """At least one of them read in full."""
+        """At least one of them read in full. Raises as `workers`."""
         if any(worker.detail for worker in workers):
             return workers
         for place, worker in enumerate(workers):
@@ -171,8 +185,11 @@ class _Reading:
                 # That of `kept` is an upper bound.
                 read = worker._replace(bound=_bound(worker.id.pid, self._settings.metric, self._view))
                 read = read._replace(detail=self._detail(read))
-            except (ProcessLookupError, PermissionError):
-                continue  # it has just left, or was hidden
+            except ProcessLookupError:
+                continue  # it has just left
+            except PermissionError:
+                self._require_manager()
+                continue
             return (*workers[:place], read, *workers[place + 1 :])
         return workers
 
