@@ -17,7 +17,7 @@ from support.driver import eventually, is_alive
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, SettingsError, resolve
-from supervisor_memreap.supervisord import ancestor, configfile
+from supervisor_memreap.supervisord import ancestor, configfile, mainlog
 from supervisor_memreap.supervisord.configfile import ConfigFile, find, merge
 
 
@@ -245,6 +245,12 @@ def test_any_error_in_reading_a_file_is_one_line_and_the_listener_keeps_its_sett
 
 def test_a_number_of_processes_that_no_supervisord_starts_is_no_obstacle(tmp_path):
     assert written(tmp_path, f"[program:a]\ncommand=b\nnumprocs={'9' * 5000}\n").read().programs()
+
+
+def test_a_path_with_a_nul_is_none(tmp_path):
+    contents = written(tmp_path, "[supervisord]\nlogfile=~\0x/y\npidfile=/tmp/a\0b/c\n").read()
+    assert (contents.logfile, contents.pidfile) == ("", "")
+    assert mainlog.directories(contents, os.getpid())
 
 
 def test_a_pipe_is_read_to_its_end_and_one_that_nothing_writes_to_is_refused_at_once(tmp_path):

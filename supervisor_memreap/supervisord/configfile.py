@@ -387,14 +387,14 @@ def _add_server(written: _Written, contents: Contents, expansions: Mapping[str, 
 
 
 def _expanded(values: Mapping[str, str], expansions: Mapping[str, object]) -> dict[str, str]:
-    """Without those that only supervisord can expand."""
+    """Without those that only supervisord can expand, or that are of no use to it, as no path has a NUL."""
     from supervisor.options import expand
 
     options = {}
     for key, value in values.items():
         with contextlib.suppress(ValueError):
             options[key] = str(expand(value, expansions, key))
-    return options
+    return {key: value for key, value in options.items() if "\0" not in value}
 
 
 def _section(kind: str, name: str, written: _Written, expansions: Mapping[str, str]) -> Section:
