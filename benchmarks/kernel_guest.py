@@ -412,6 +412,19 @@ def _scopes(pid: int) -> dict[str, MemoryScope]:
     return {scope.name: scope for scope in Memory().scopes(pid)}
 
 
+def the_bound_of_a_worker_is_never_below_what_it_holds() -> str:
+    worst, view = 0, procfs.source()
+    with Group("pool") as group, Hog(group) as hog:
+        for number in range(40):
+            os.sched_setaffinity(hog.pid, {number % (os.cpu_count() or 1)})  # each counts for itself
+            assert hog.take(1)
+            rollup = Path(f"/proc/{hog.pid}/smaps_rollup").read_text()
+            sizes, exact = view.sizes(hog.pid), int(rollup.partition("Rss:")[2].split()[0]) * 1024
+            worst = max(worst, exact - sizes.bound)
+            assert sizes.bound + sizes.uncounted >= exact, f"{sizes}, and it holds {exact}"
+    return f"up to {worst // 1024} KiB were not counted yet, and {procfs.uncounted() // 1024} allowed for"
+
+
 def headroom_counts_the_tightest_of_nested_groups_and_their_memory_high() -> str:
     with (
         Group("web", max=300 * MIB) as web,
@@ -556,6 +569,7 @@ CHECKS: tuple[Callable[[], str], ...] = (
     a_frozen_worker_that_is_signalled_unheld_leaves_when_it_is_thawed_and_no_request_is_lost,
     a_pool_that_is_frozen_whole_loses_no_request_by_an_attempt,
     a_memreap_that_is_frozen_while_it_traces_a_worker_lets_go_of_it,
+    the_bound_of_a_worker_is_never_below_what_it_holds,
     headroom_counts_the_tightest_of_nested_groups_and_their_memory_high,
     in_a_container_the_top_of_its_control_groups_limits_it,
     a_pool_over_memory_high_has_no_headroom_and_a_reap_at_the_boundary_gives_it_back,

@@ -215,6 +215,33 @@ def test_swap_that_may_belong_to_a_worker_is_read(table, monkeypatch):
             assert (worker.detail, worker.bound < 100 * MIB) == (None, True)  # 60 MiB, read with its own swap: none
 
 
+@pytest.mark.parametrize(("metric", "is_read"), [("uss", True), ("rss", False)])
+def test_what_the_kernel_may_not_have_counted_yet_makes_a_worker_read_in_full(table, monkeypatch, metric, is_read):
+    monkeypatch.setattr(procfs, "uncounted", lambda: 450 * MIB)
+
+    def over(worker) -> bool:
+        return worker.bound > SETTINGS.limit
+
+    with pool(1, 60) as manager:
+        for _ in range(3):
+            (worker,) = look(manager, table, over, settings=PoolSettings(limit=SETTINGS.limit, metric=metric)).workers
+            assert bool(worker.detail) == is_read
+            assert worker.detail is None or worker.detail.used < 100 * MIB
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [([7, 60, 60, 68], 0), ([7, 15], 0), ([5, 5] * 4, 3), ([5, 45, 45, 45] * 2, 3)],
+    ids=["exact after a first use", "exact", "none shown", "all that waited"],
+)
+def test_a_kernel_that_counts_late_is_known_by_pages_that_were_just_touched(monkeypatch, shown, expected):
+    answers = iter(shown)
+    monkeypatch.setattr(procfs, "_resident_pages", lambda: next(answers))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(procfs, "_PAGE", 4096)
+    assert procfs.uncounted.__wrapped__() == expected * 32 * MIB
+
+
 def test_a_worker_that_grows_between_two_looks_is_reaped():
     with pool(2, 5) as manager, Reaping(manager, limit="500MB") as reaping:
         reaping.tick()

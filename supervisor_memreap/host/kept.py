@@ -51,13 +51,13 @@ class Kept:
         """Pids of both."""
         self._most = _raise_limit() - _SPARE
         self._now = 0.0
-        self._swap_in_use = 0
-        """Swap in use on this host, in bytes: no process has more."""
+        self._unseen = 0
+        """Bytes: swap in use on this host, of which no process has more, and what the kernel may not have counted."""
 
     def begin(self) -> None:
         self._used = set()
         self._now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._swap_in_use = _swap_in_use()
+        self._unseen = _swap_in_use() + procfs.uncounted()
 
     def end(self) -> None:
         if len(self._used) < len(self._workers) + len(self._managers):
@@ -101,11 +101,11 @@ class Kept:
     def workers(self, pids: Iterable[int], manager: ProcessId, by_size: bool) -> dict[int, Worker]:
         """Those of these children of `manager` that an earlier look has read, by pid; any other may be there too.
 
-        The bound of each has all the swap in use as if it were its own; `by_size`: it is its address space.
+        The bound of each has all that may be unseen as if it were its own; `by_size`: it is its address space.
         """
         # For each worker at each look: 4,000 workers take 15 ms, 10 of them in the kernel.
         found = {}
-        get, now, read, swap = self._workers.get, self._now, os.pread, self._swap_in_use
+        get, now, read, unseen = self._workers.get, self._now, os.pread, self._unseen
         new = tuple.__new__  # Worker(…) takes twice as long
         for pid in pids:
             kept = get(pid)
@@ -119,7 +119,7 @@ class Kept:
             except (OSError, ValueError):
                 continue
             if resident != b"0":  # a zombie
-                bound = int(size) * _PAGE if by_size else int(resident) * _PAGE + swap
+                bound = int(size) * _PAGE if by_size else int(resident) * _PAGE + unseen
                 found[pid] = new(Worker, (id, now - id.start_time, bound, None, "", None))
         self._used.update(found)
         return found

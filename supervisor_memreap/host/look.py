@@ -137,7 +137,7 @@ class _Reading:
 
     def _bound(self, pid: int) -> int | None:
         try:
-            return self._view.sizes(pid).bound
+            return sum(self._view.sizes(pid)[1:])
         except ProcessLookupError:
             return None
 
@@ -247,6 +247,8 @@ def _server_of(worker: int, manager: int | None, view: Source) -> str:
 def _bound(pid: int, metric: str, view: Source) -> int:
     """As that of a Worker. Raises ProcessLookupError, PermissionError."""
     sizes = view.sizes(pid)
+    if metric in _EXACT:
+        return sizes.bound + sizes.uncounted
     return sizes.size if metric == "vms" else sizes.bound
 
 

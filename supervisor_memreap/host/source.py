@@ -38,7 +38,9 @@ class Sizes(NamedTuple):
     size: int
     """The address space, in bytes."""
     bound: int
-    """Resident and swapped memory, in bytes."""
+    """Resident and swapped memory, in bytes, as the system counts it."""
+    uncounted: int = 0
+    """Bytes that it may have beyond that."""
 
 
 class Source:
