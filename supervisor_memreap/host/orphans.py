@@ -41,7 +41,7 @@ def find(
     supervisord = supervisord_of(sought) or os.getpid()
     above = _chain(supervisord, lambda pid: _parent(pid, view))
     # A machine may have tens of thousands of processes: only those are kept that count.
-    below = [pid for pid in psutil.pids() if pid not in above and _parent(pid, view) in above]
+    below = [pid for pid in view.pids() if pid not in above and _parent(pid, view) in above]
     # Asked after all processes were read: one that supervisord has just started is not an orphan.
     known = {program.pid for program in ask() if program.pid} | {os.getpid()}
     orphans = [pid for pid in below if pid not in known]
@@ -54,7 +54,7 @@ def find(
             roots.setdefault(program, []).append(pid)
     left_behind = {}
     # Not by psutil.process_iter, which keeps an object of each: 6 MB for 4,000.
-    parents = {pid: _parent(pid, view) for pid in psutil.pids()} if roots else {}
+    parents = {pid: _parent(pid, view) for pid in view.pids()} if roots else {}
     for program, tops in roots.items():
         trees = {pid for pid in parents if set(tops) & set(_chain(pid, parents.get))}
         held = sum(_memory(pid, view) for pid in trees)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, TypeVar
 
 import psutil
@@ -51,6 +51,10 @@ class Source:
 
     def __init__(self) -> None:
         self._children: dict[int, list[int]] | None = None
+
+    def pids(self) -> Iterable[int]:
+        """Those of all processes."""
+        return psutil.pids()
 
     def process(self, pid: int) -> Process:
         try:
