@@ -27,6 +27,8 @@ def check(case: Case) -> Iterator[Finding]:
     # here is said twice.
     missing = events.ProgramsMissing.of(case.settings.unmatched(case.programs), case.programs, time.time())
     known = [case.refused, "; ".join(case.contents.warnings), missing.text if missing else ""]
+    unsaved = events.NotSaved("", time.time(), "").text  # the listener words the cause differently
+    known += [unsaved for finding in findings if finding.text.startswith(unsaved)]
     for line in (case.listener and case.listener.get("troubles")) or ():
         is_said = any(line in finding.text for finding in findings) or any(text in line for text in known if text)
         if not is_said:
