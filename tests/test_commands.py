@@ -122,7 +122,7 @@ def test_every_command_accepts_the_name_of_a_group_or_of_a_program_with_numprocs
     partly = quiet.ctl("memreap", "roll", "all")
     assert partly.returncode == 1
     assert re.search(r"^myapp: all 2 workers will be replaced", partly.stdout, re.MULTILINE)
-    assert "many:many_00 is paused: supervisorctl memreap resume many:many_00 first" in partly.stdout
+    assert "many:many_00 is paused: send resume many:many_00 first" in partly.stdout
     assert quiet.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
     assert quiet.ctl("memreap", "resume", "all").returncode == 0
     rolled = quiet.ctl("memreap", "roll", "all")
