@@ -91,6 +91,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
             r"configuration: /.* \[memreap:my\]: not a program .* are: memreap, myapp$",
         ),
         ("[memreap:myapp]\nlimit=150MB\n", "", r"configuration: .*: no program has a \[memreap:PROGRAM\] section: add"),
+        ("limit=150MB\n", "", r"configuration: /.*/supervisord\.conf \[memreap:myapp\]: no limit=, "),
         ("memreap listen", "x", r"listener: there is none: add \[eventlistener:memreap\] with command=memreap listen"),
         ("[event", f"{SECOND}[event", r"listener: .* more than one \(.*:b\], .*\[eventlistener:memreap\]\): keep one"),
         ("events=", "numprocs=2\nevents=", "listener: there is more than one .*: keep one, with numprocs=1$"),
