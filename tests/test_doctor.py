@@ -195,7 +195,7 @@ def test_each_process_of_a_group_that_is_not_running_or_would_not_be_restarted_i
     ("listener", "pool", "expression"),
     [
         ({"listener_state": "UNKNOWN"}, {}, "listener: .*broke the event protocol and gets no more events"),
-        ({"count": 2}, {}, "listener: supervisord has 2 of them: keep one"),
+        ({"count": 2}, {}, "listener: supervisord has 2 listeners of memreap, of which one works: keep one"),
         ({}, {"suspension": {"reason": "too low", "since": 0}}, "myapp: suspended since .* resume myapp: too low$"),
         (
             {},

@@ -17,7 +17,7 @@ from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
 from supervisor_memreap.listener import statedirectory
-from supervisor_memreap.outputs.view import age_of_listener, listener_is_down, trouble_of_listener
+from supervisor_memreap.outputs.view import age_of_listener, listener_is_down, number_of_listeners, trouble_of_listener
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -46,12 +46,9 @@ def _own_findings(case: Case) -> Iterator[Finding]:
     if values is None:
         yield from _without_interface(case)
         return
-    trouble = trouble_of_listener(values) or age_of_listener(values, __version__)
+    trouble = trouble_of_listener(values) or age_of_listener(values, __version__) or number_of_listeners(values)
     if trouble:
         yield Finding("listener", trouble)
-    elif values["count"] > 1:
-        text = f"supervisord has {values['count']} of them: keep one, with numprocs=1, then run supervisorctl update"
-        yield Finding("listener", text)
 
 
 def _without_interface(case: Case) -> Iterator[Finding]:
