@@ -249,7 +249,7 @@ def test_old_ticks_are_answered_and_not_acted_on(world, tmp_path):
             listener.event(payload=f"when:{int(time.time()) - age}")
         listener.expect((OK + READY) * 10)
         assert len(listener.lines()) == 1
-        # Of TICK_60 the last one is 60 s old. On a busy machine a look may lack a size, and the next one has it.
+        # Of TICK_60 the last one is 60 s old. On a busy machine the first look may not learn in time who serves.
         old = partial(listener.tick, name="TICK_60")
         until(lambda: old(payload=f"when:{int(time.time()) - 60}") and "HUP sent" in listener.text())
 
