@@ -252,6 +252,9 @@ class Running:
                 self.answered += 1
             except OSError:
                 self.lost += 1
+        if not self.answered:
+            why = f"no request was answered in its part of {hours:g} hours of fast motion"
+            raise SystemExit(f"{self.name} ({self.real.server}): {why}: the machine is too busy; set more --hours")
         self.share = self.answered / REQUESTS / (time.monotonic() - begin)
 
     def deploy(self, where: Path) -> None:

@@ -101,11 +101,12 @@ class MemreapNamespaceRPCInterface:
                               not apply), warnings (strings: why the history or the metrics are missing)
         """
         now = time.time()
-        listener = _no_listener(now)
-        for group, process in self._listeners():
-            listener["count"] += 1
-            if listener["count"] > 1 and not process.pid:
-                continue
+        listener, known = _no_listener(now), self._published.get("pid")
+        listeners = self._listeners()
+        listener["count"] = len(listeners)
+        # Of several one watches; the others do nothing until it ends.
+        listeners.sort(key=lambda each: (each[1].pid == known, each[1].pid > 0))
+        for group, process in listeners[-1:]:
             wanted = tuple(getattr(group.config, "pool_events", ()))
             periods = [tick.period for tick in _TICKS if issubclass(tick, wanted)]
             if periods:

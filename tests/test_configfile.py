@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -172,6 +173,17 @@ def test_an_unreadable_file_is_reported_in_one_line_with_its_name(tmp_path, text
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", ["", "signal=HUP\n"])
+def test_an_error_about_a_whole_section_names_its_first_file(tmp_path, keys):
+    written(tmp_path, "[memreap:a]\n", "b.ini")
+    contents = written(tmp_path, f"[include]\nfiles=b.ini\n[memreap:a]\n{keys}").read()
+    where = f"{tmp_path}/supervisord.conf [memreap:a]"
+    with pytest.raises(SettingsError, match=rf"^{re.escape(where)}: no limit=, "):
+        resolve(merge(contents.sections), contents.places)
+    settings = resolve(merge(contents.sections, {"": {"limit": Given("1MB", "x")}}), contents.places)
+    assert settings.where("a") == where
 
 
 @pytest.mark.parametrize(

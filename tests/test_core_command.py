@@ -125,13 +125,13 @@ def test_roll_all_rolls_every_pool_it_can_and_reports_the_others():
     assert (second.state, second.refused, second.line) == (
         None,
         True,
-        "b is paused: supervisorctl memreap resume b first",
+        "b is paused: send resume b first",
     )
     assert (third.state, third.refused, third.line) == (None, False, "c: no workers to replace: it is STOPPED")
 
 
 def test_a_command_that_no_pool_can_carry_out_is_refused():
-    with pytest.raises(CommandError, match="a is paused: supervisorctl memreap resume a first; b is paused"):
+    with pytest.raises(CommandError, match="a is paused: send resume a first; b is paused"):
         carry_out_in_all(parse("roll all"), pools(a=PoolState(paused=True), b=PoolState(paused=True)))
 
 
@@ -155,7 +155,7 @@ def test_a_pause_reports_the_requests_that_it_drops():
     state, answer = carry_out(parse("pause myapp"), POOL, carry_out(parse("roll myapp"), POOL, PoolState())[0])
     assert state.requested == frozenset()
     assert answer == (
-        "paused: no worker is signalled until supervisorctl memreap resume myapp; 3 requested workers will not"
+        "paused: no worker is signalled until the command resume myapp; 3 requested workers will not"
         " be replaced: reap or roll again afterwards"
     )
 
@@ -224,7 +224,7 @@ def test_a_resume_that_ends_nothing_counts_as_carried_out_and_is_no_news():
 @pytest.mark.parametrize(
     ("pool", "state", "expected"),
     [
-        (POOL, PoolState(paused=True), "myapp is paused: supervisorctl memreap resume myapp first"),
+        (POOL, PoolState(paused=True), "myapp is paused: send resume myapp first"),
         (
             POOL,
             PoolState(suspended=Suspension(Cause.WRONG_SETTING, MANAGER, setting="limit")),

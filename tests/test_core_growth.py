@@ -19,8 +19,8 @@ LIMIT = 150
 class Strip:
     """Plays readings of a pool, one each 30 s; sizes are in MiB, and a worker is forked when it is seen first."""
 
-    def __init__(self, every: float = 30.0, metric: str = "uss"):
-        self.every, self.metric = every, metric
+    def __init__(self, every: float = 30.0):
+        self.every = every
         self.now = 10_000.0
         self.growth = Growth()
         self.forked: dict[int, float] = {}
@@ -39,7 +39,7 @@ class Strip:
                 workers.append(worker)
                 self.used[worker.id] = int((size(age / 60) if callable(size) else size) * MIB)
             readings = {id: Sample(self.now, used) for id, used in self.used.items()}
-            self.growth = self.growth.after(workers, self.metric, readings)
+            self.growth = self.growth.after(workers, readings)
         return self
 
     @property
@@ -184,13 +184,6 @@ def test_old_samples_do_not_count():
     strip = Strip().play(600, w11=leak(6))
     strip.play(240, w11=110)
     assert strip.mib_per_hour == 0
-
-
-def test_another_metric_starts_over():
-    strip = Strip().play(60, w11=leak(12))
-    strip.metric = "pss"
-    strip.play(1, w11=leak(12))
-    assert strip.mib_per_hour is None
 
 
 def test_a_series_stays_small_and_covers_two_hours():

@@ -95,7 +95,7 @@ def test_it_does_not_begin_where_the_last_worker_was_not_replaced():
     reap = rolling.film.state.reap
     assert reap
     rolling.film.state = replace(rolling.film.state, reap=replace(reap, overdue=True))
-    with pytest.raises(CommandError, match=r"no replacement has settled: .*memreap resume myapp"):
+    with pytest.raises(CommandError, match=r"no replacement has settled: .*, send resume myapp$"):
         carry_out(parse("roll myapp"), rolling.verdict.pool, rolling.film.state)
 
 

@@ -36,7 +36,7 @@ from supervisor_memreap import doctor as memreap_doctor
 from supervisor_memreap.commands import cli
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import program, workers
+from supervisor_memreap.doctor import listening, program, workers
 from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
@@ -91,6 +91,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
             r"configuration: /.* \[memreap:my\]: not a program .* are: memreap, myapp$",
         ),
         ("[memreap:myapp]\nlimit=150MB\n", "", r"configuration: .*: no program has a \[memreap:PROGRAM\] section: add"),
+        ("limit=150MB\n", "", r"configuration: /.*/supervisord\.conf \[memreap:myapp\]: no limit=, "),
         ("memreap listen", "x", r"listener: there is none: add \[eventlistener:memreap\] with command=memreap listen"),
         ("[event", f"{SECOND}[event", r"listener: .* more than one \(.*:b\], .*\[eventlistener:memreap\]\): keep one"),
         ("events=", "numprocs=2\nevents=", "listener: there is more than one .*: keep one, with numprocs=1$"),
@@ -157,6 +158,20 @@ def test_each_trouble_of_the_listener_is_reported_whatever_its_version_words_and
     assert output.count("the state cannot be saved") == 1
 
 
+def test_that_the_state_cannot_be_saved_is_one_problem_though_listener_and_pool_have_it_too(monkeypatch):
+    """The listener words the cause as it met it, doctor as it finds it now."""
+    cause = "no worker is signalled, since the state cannot be saved: "
+    monkeypatch.setattr(listening, "rights_of_listener", lambda _case: True)
+    monkeypatch.setattr(listening.ownrights, "environment_of_listener", lambda *_: {})
+    monkeypatch.setattr(listening.rights, "run_as", lambda *_: b"/run/memreap: no space left on device: free some")
+    reported = {**READY, "troubles": [f"{cause}/run/memreap/x.json: No space left on device; free space"]}
+    hindrance = {"kind": "unsaved", "text": "the state cannot be saved: No space left on device", "since": 0}
+    text = f"{SOUND}[memreap]\nhistory=off\n{INTERFACE}"
+    output = examined(text, listener=reported, pool={"hindrance": hindrance})
+    assert_finds(f"listener: {cause}/run/memreap: no space left on device: free some$", output)
+    assert output.count("saved") == 1
+
+
 @pytest.mark.parametrize(
     ("restarts", "expression"),
     [
@@ -180,11 +195,11 @@ def test_each_process_of_a_group_that_is_not_running_or_would_not_be_restarted_i
     ("listener", "pool", "expression"),
     [
         ({"listener_state": "UNKNOWN"}, {}, "listener: .*broke the event protocol and gets no more events"),
-        ({"count": 2}, {}, "listener: supervisord has 2 of them: keep one"),
+        ({"count": 2}, {}, "listener: supervisord has 2 listeners of memreap, of which one works: keep one"),
         ({}, {"suspension": {"reason": "too low", "since": 0}}, "myapp: suspended since .* resume myapp: too low$"),
         (
             {},
-            {"hindrance": {"text": "not idle", "since": 0}},
+            {"hindrance": {"kind": "busy", "text": "not idle", "since": 0}},
             "myapp: workers are due, .* since .*: not idle$",
         ),
         ({}, {"paused": True}, "myapp: note: paused: nothing is sent until supervisorctl memreap resume myapp$"),

@@ -91,6 +91,19 @@ def test_a_reading_costs_no_extra_look(growing, in_seconds, monkeypatch):
     assert [len(series.samples) for series in of_pool.series.values()] == [1, 1, 1]
 
 
+def test_with_another_metric_the_status_has_its_sizes_at_once(growing):
+    with Reaping(growing, limit="1GB") as reaping:
+        shown = {}
+        for metric in ("uss", "rss"):
+            reaping.settings = reaping.with_settings(limit="1GB", metric=metric)
+            reaping.tick()
+            (pool,) = reaping.reaper.status()
+            shown[pool["metric"]] = pool["largest_bytes"]
+        (of_pool,) = [each.growth for each in reaping.reaper._sizes._by_pool.values()]
+    assert shown["rss"] > shown["uss"] + 2 * MIB  # what it shares with its manager
+    assert all(len(series.samples) <= 1 for series in of_pool.series.values())
+
+
 def test_the_swap_of_other_processes_is_no_part_of_a_size(growing, monkeypatch):
     monkeypatch.setattr(kept, "_swap_in_use", lambda: 300 * MIB)
     monkeypatch.setattr(sizes, "MEASURE", 0.0)
@@ -125,7 +138,7 @@ def test_sizes_that_cannot_be_read_leave_the_status_as_it_is(growing, monkeypatc
 
 def test_the_server_is_read_again_with_other_workers_and_while_it_is_not_sure():
     answers = ["gunicorn of an unknown worker class", "gunicorn", "gunicorn gthread"]
-    known = PoolSizes(cast(Machine, SimpleNamespace(server_of=lambda _: answers.pop(0))))
+    known = PoolSizes(cast(Machine, SimpleNamespace(server_of=lambda _: answers.pop(0))), "uss")
 
     def server(pid: int) -> str | None:
         workers = (Worker(ProcessId(pid, 1.0), 3600.0, MIB),)
@@ -171,7 +184,7 @@ def grown(per_hour: dict[int, float]) -> Growth:
     known = Growth()
     for at in range(0, 3600, 60):
         workers = [worker(pid, 50 + mib * at / 3600) for pid, mib in per_hour.items()]
-        known = known.after(workers, "uss", {each.id: Sample(at, each.used or 0) for each in workers})
+        known = known.after(workers, {each.id: Sample(at, each.used or 0) for each in workers})
     return known
 
 

@@ -242,13 +242,16 @@ def test_the_child_ends_with_its_parent():
     readable, writable = os.pipe()
     parent = os.fork()
     if parent == 0:
-        reader.read(f"/proc/{os.getpid()}/cmdline")
-        os.write(writable, str(reader._child._pid).encode())
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            reader.read(f"/proc/{os.getpid()}/cmdline")
+            os.write(writable, str(reader._child._pid).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)  # else, where that fails, it would go on as a second pytest
+    os.close(writable)
     child = int(os.read(readable, 20))
     os.waitpid(parent, 0)
     os.close(readable)
-    os.close(writable)
     until(lambda: not psutil.pid_exists(child))
 
 

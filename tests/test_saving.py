@@ -390,7 +390,9 @@ def test_the_log_of_a_listener_begins_with_its_version_and_configuration(directo
     monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
     monkeypatch.setattr(loop, "_is_alone", lambda *_: True)
     monkeypatch.setattr(loop, "_statefile", lambda *_: states)
-    monkeypatch.setattr(loop, "_keep_protocol_apart", begun)
+    monkeypatch.setattr(loop, "_keep_protocol_apart", lambda: (0, 1))
+    monkeypatch.setattr(loop, "Protocol", lambda *_: None)
+    monkeypatch.setattr(loop, "collect_seldom", begun)
     with pytest.raises(Begun):
         loop.run(str(tmp_path / "s.conf"), [])
     started, remembered = capfd.readouterr().err.splitlines()

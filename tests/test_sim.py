@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sim import faults, reader
+from sim.__main__ import main
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -20,6 +21,7 @@ from supervisor_memreap.listener.attempts import Trial
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.poolstate import StatefulPool
+from supervisor_memreap.listener.reaper import Reaper
 
 MIB = 1024**2
 TICKS = 100
@@ -38,6 +40,7 @@ def test_no_fault_breaks_an_invariant(call, how):
     every = 331 if call in ("", "emit", "read", "write") else 41
     reports = list(sweep(call, how, base(), every))
     assert {report.script.faults: report.broken for report in reports if report.broken} == {}
+    assert reports
     assert all(report.faults for report in reports)
 
 
@@ -47,6 +50,12 @@ def test_no_fault_breaks_an_invariant(call, how):
 def test_a_fault_that_a_whole_sweep_found_breaks_no_invariant(call, number, how):
     report = play(replace(base(), faults=(faults.Fault(call, number, how),)))
     assert (report.faults, report.broken) == (1, [])
+
+
+def test_a_sweep_of_what_is_never_called_is_refused_with_what_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["--sweep", "measured"])
+    assert "makes no call measured; it makes: attempt, child, " in capsys.readouterr().err
 
 
 def test_a_once_that_runs_sends_no_signal_in_a_pool_that_is_paused_meanwhile():
@@ -227,6 +236,21 @@ def know_no_server(monkeypatch) -> None:
     monkeypatch.setattr(reader, "server_seen", lambda *_: "")
 
 
+def show_none(monkeypatch) -> None:
+    monkeypatch.setattr(Reaper, "status", lambda _self: [])
+
+
+def measure_by_looking(monkeypatch) -> None:
+    status = Reaper.status
+
+    def look_first(self, *given):
+        for pool in self.pools:
+            pool.update(replace(pool.state, looked=0.0), save=False)
+        return status(self, *given)
+
+    monkeypatch.setattr(Reaper, "status", look_first)
+
+
 def take_changes_for_rest(monkeypatch) -> None:
     monkeypatch.setattr(resting, "_has_changed", lambda *_: False)
 
@@ -259,6 +283,8 @@ ROLLED = (Action(200.0, "roll", "pool0"), Action(210.0, "kill memreap"))
         (keep_locks, leaking, "locks are held"),
         (release_nothing, lambda: leaking(*HANGING, Action(400.0, "restart memreap")), "after its end"),
         (take_changes_for_rest, leaking, "taken to be at rest"),
+        (show_none, lambda: leaking(Action(200.0, "status")), "the status has only []"),
+        (measure_by_looking, lambda: leaking(Action(200.0, "status")), "the status has changed a state"),
         (remember_all_who_left, leaking, "are remembered in reaper.memory._gone"),
         (take_all_for_workers, lambda: replace(leaking(kind="apart"), has_ptrace=False), "a socket of its own"),
         (

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from supervisor.states import EventListenerStates, ProcessStates
 
+from supervisor_memreap import __version__
 from supervisor_memreap.commands import showsettings
 from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.counters import Counters, Reaps
@@ -21,7 +22,7 @@ from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.outputs import statusrows, statustable, view, words
-from supervisor_memreap.outputs.view import View, age_of_listener, trouble_of_listener
+from supervisor_memreap.outputs.view import View, age_of_listener, of_listener, trouble_of_listener
 
 
 def names(states: type) -> set[str]:
@@ -39,6 +40,7 @@ WELL: Any = {
     "listener_state": "READY",
     "age_seconds": 3.0,
     "version": "0.10.0",
+    "count": 1,
 }
 
 
@@ -88,6 +90,19 @@ def test_a_listener_older_than_the_command_is_reported():
     assert age_of_listener(WELL, "0.11.0") == (
         "the listener memreap:memreap is memreap 0.10.0, older than this memreap 0.11.0: restart memreap:memreap"
     )
+
+
+def test_a_second_listener_is_a_warning_since_one_of_them_works():
+    recent = {**WELL, "version": __version__}
+    one, two = (of_listener([], {**recent, "count": count, "warnings": ["history: x"]}, True) for count in (1, 2))
+    assert one.warnings == ("history: x",)
+    assert two.warnings == (
+        "supervisord has 2 listeners of memreap, of which one works: keep one, with numprocs=1, then run supervisorctl"
+        " update",
+        "history: x",
+    )
+    assert one.is_well()
+    assert two.is_well()
 
 
 MIB = 1024**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 from support import stack
@@ -151,3 +152,12 @@ def test_vpa_forgets_a_peak_as_its_weight_halves_each_day():
 )
 def test_mann_kendall_finds_a_rising_trend_of_ten_hours_or_more(sizes, leaks):
     assert suggest_rules.leaks(held(*sizes)) is leaks
+
+
+def test_a_pool_that_a_busy_machine_gave_no_time_is_one_clear_line(tmp_path, monkeypatch):
+    real = suggest_record.POOLS[0]
+    pool = suggest_record.Running(0, real, tmp_path)
+    for step in ("restart", "warm_up"):
+        monkeypatch.setattr(pool, step, lambda _: None)
+    with pytest.raises(SystemExit, match=r"^paa \(FCGI::ProcManager\): no request .*; set more --hours$"):
+        pool.play(0, tmp_path, time.monotonic() - 60, 1.0)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Worker
 
 # Seconds of a worker's life that do not count.
@@ -89,19 +88,17 @@ class Series(NamedTuple):
 class Growth:
     """What is known about the growth of one pool."""
 
-    metric: str = ""
     series: Mapping[ProcessId, Series] = field(default_factory=dict)
     """For each of its workers."""
 
-    def after(self, workers: Iterable[Worker], metric: str, readings: Mapping[ProcessId, Sample]) -> Growth:
+    def after(self, workers: Iterable[Worker], readings: Mapping[ProcessId, Sample]) -> Growth:
         """Add the readings since the last look, of the workers that were read."""
-        before = self.series if metric == self.metric else {}
         series = {}
         for worker in workers:
-            known = before.get(worker.id, Series())
+            known = self.series.get(worker.id, Series())
             is_counted = worker.id in readings and worker.age >= WARM_UP
             series[worker.id] = known.after(readings[worker.id]) if is_counted else known
-        return replace(self, metric=metric, series=series)
+        return Growth(series)
 
     def of_worker(self, worker: ProcessId) -> float | None:
         """Bytes per second; None: it is too early to say."""

@@ -16,8 +16,7 @@ or in the command: `command=memreap listen myapp=150MB web=200MB`. A changed fil
 at the next tick. The log is this process's stderr (supervisorctl tail memreap stderr);
 stdout carries the event protocol.
 
-exit status: 0 supervisord ended or stopped it, or another listener of this supervisord runs; 2 bad
-usage, or supervisord did not start it.
+exit status: 0 supervisord ended or stopped it; 2 bad usage, or supervisord did not start it.
 """
 
 from __future__ import annotations

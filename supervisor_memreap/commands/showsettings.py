@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
     path = configfile.find(args.configuration)
     contents = configfile.ConfigFile(path).read()
-    settings = resolve(configfile.merge(contents.sections, contents.limits()))
+    settings = resolve(configfile.merge(contents.sections, contents.limits()), contents.places)
     print_line = log.to(sys.stderr)
     for warning in contents.warnings:
         print_line(warning)

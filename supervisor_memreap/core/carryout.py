@@ -15,7 +15,8 @@ from supervisor_memreap.core.text import quote, seconds
 
 
 class Result(Frozen):
-    """The outcome of a command in one pool."""
+    """The outcome of a command in one pool. It is logged too, so it names commands as they are sent, by supervisorctl
+    or without."""
 
     pool: str
     state: PoolState | None
@@ -73,7 +74,7 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
     """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
     if command.verb == "pause":
-        text = f"paused: no worker is signalled until supervisorctl memreap resume {pool.name}"
+        text = f"paused: no worker is signalled until the command resume {pool.name}"
         dropped = len(state.requested)
         dropped_text = f"; {dropped} requested workers will not be replaced: reap or roll again afterwards"
         return policy.pause(state), text + dropped_text if dropped else text
@@ -81,7 +82,7 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         return policy.resume(state), "; ".join(_ended_by_resume(state)) or "was neither paused nor suspended"
     held = delay.held_back(state.settings or PoolSettings(), state)
     if held:
-        remedy = "" if held.kind is Kind.OBSERVED else f": supervisorctl memreap resume {pool.name} first"
+        remedy = "" if held.kind is Kind.OBSERVED else f": send resume {pool.name} first"
         raise CommandError(f"{pool.name} is {held.text}{remedy}")
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
@@ -99,7 +100,7 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
     elif command.verb == "roll":
         if state.reap and state.reap.overdue:
             why = hindrance.not_replaced(state.reap.worker.pid).text
-            raise CommandError(f"{pool.name}: {why}; go on without it: supervisorctl memreap resume {pool.name}")
+            raise CommandError(f"{pool.name}: {why}; to go on without it, send resume {pool.name}")
         # A child that never serves is never signalled, and would keep the roll from its end.
         present = [each for each in present if policy.serves(each, state) or policy.is_starting(each, state)]
         if not present:

@@ -31,11 +31,11 @@ class NotUnderSupervisord(Event):
 
 
 class AnotherListener(Event):
-    """Another listener of the same supervisord is running: this one exits."""
+    """Another listener of the same supervisord is running: this one waits for its end."""
 
     wording = (
-        "another listener of this supervisord is already running ({holder}): this one exits; keep one"
-        " [eventlistener:memreap], with numprocs=1"
+        "another listener of this supervisord is already running ({holder}): this one does nothing until that one ends;"
+        " keep one [eventlistener:memreap], with numprocs=1"
     )
     holder: str
 

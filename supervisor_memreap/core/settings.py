@@ -301,9 +301,12 @@ class Settings:
         values: Mapping[str, Mapping[str, Any]],
         given: Mapping[str, Mapping[str, Given]] | None = None,
         recording: Recording | None = None,
+        places: Mapping[str, str] | None = None,
     ):
+        """`places` are as in resolve."""
         self._values = values
         self._given = given or {}
+        self._places = places or {}
         self.recording = recording or Recording()
         self._of: dict[tuple[str, str], PoolSettings | None] = {}
         """By group and name, as far as they were asked for."""
@@ -364,7 +367,7 @@ class Settings:
 
     def where(self, name: str) -> str:
         """The section of this name, with its file."""
-        return _where(name, self._given.get(name, {}))
+        return _where(name, self._given.get(name, {}), self._places)
 
     def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
         """The section names that match no program or group of supervisord."""
@@ -396,16 +399,21 @@ def _refuse_keys_for_all(name: str, given: Mapping[str, Given]) -> None:
             raise SettingsError(f"{where}: belongs in [memreap], since {why}")
 
 
-def _where(name: str, given: Mapping[str, Given]) -> str:
-    """The section with its file, if it has a key."""
-    return next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
+def _where(name: str, given: Mapping[str, Given], places: Mapping[str, str]) -> str:
+    """The section, with its file if it has one."""
+    return next(iter(given.values())).where if given else places.get(name, f"[memreap:{quote(name)}]")
 
 
-def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
-    """Check every name, key and value. Raises SettingsError, one line about the first error."""
+def resolve(sections: Mapping[str, Mapping[str, Given]], places: Mapping[str, str] | None = None) -> Settings:
+    """Check every name, key and value. Raises SettingsError, one line about the first error.
+
+    `places`: sections with their files, by name, for those without a key.
+    """
+    places = places or {}
     for name, given in sections.items():
         if name and not _SECTION_NAME.fullmatch(name):
-            raise SettingsError(f"{_where(name, given)}: '{quote(name)}' is not a program, a group, or group:name")
+            where = _where(name, given, places)
+            raise SettingsError(f"{where}: '{quote(name)}' is not a program, a group, or group:name")
     values = {
         name: {field_of(key): parse(key, value) for key, value in given.items()} for name, given in sections.items()
     }
@@ -415,10 +423,10 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
         for lender in ("", *name.split(":"), name):
             in_force.update(values.get(lender, {}))
         if name and not has_reason(in_force) and not in_force.get("observe"):
-            raise no_reason(_where(name, sections[name]), ", here or in [memreap]")
+            raise no_reason(_where(name, sections[name], places), ", here or in [memreap]")
     for_all = values.get("", {})
     recording = Recording(**{key: for_all.pop(key) for key in RECORDING_KEYS if key in for_all})
-    return Settings(values, sections, recording)
+    return Settings(values, sections, recording, places)
 
 
 def overlay(sections: Mapping[str, Mapping[str, Given]], given: Mapping[str, Given]) -> Sections:

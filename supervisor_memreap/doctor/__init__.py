@@ -81,7 +81,7 @@ def _findings(path: str | None, connect: Callable[[Mapping[str, str]], Client]) 
 def _settings(case: Case) -> Iterator[Finding]:
     contents = case.contents
     try:
-        case.settings = resolve(configfile.merge(contents.sections, contents.limits()))
+        case.settings = resolve(configfile.merge(contents.sections, contents.limits()), contents.places)
     except SettingsError as error:
         case.refused = str(error)
         text = "until this is corrected, nothing of the file is used, and a listener that runs keeps its settings"

@@ -17,7 +17,7 @@ from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
 from supervisor_memreap.listener import statedirectory
-from supervisor_memreap.outputs.view import age_of_listener, listener_is_down, trouble_of_listener
+from supervisor_memreap.outputs.view import age_of_listener, listener_is_down, number_of_listeners, trouble_of_listener
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -27,6 +27,8 @@ def check(case: Case) -> Iterator[Finding]:
     # here is said twice.
     missing = events.ProgramsMissing.of(case.settings.unmatched(case.programs), case.programs, time.time())
     known = [case.refused, "; ".join(case.contents.warnings), missing.text if missing else ""]
+    unsaved = events.NotSaved("", time.time(), "").text  # the listener words the cause differently
+    known += [unsaved for finding in findings if finding.text.startswith(unsaved)]
     for line in (case.listener and case.listener.get("troubles")) or ():
         is_said = any(line in finding.text for finding in findings) or any(text in line for text in known if text)
         if not is_said:
@@ -44,12 +46,9 @@ def _own_findings(case: Case) -> Iterator[Finding]:
     if values is None:
         yield from _without_interface(case)
         return
-    trouble = trouble_of_listener(values) or age_of_listener(values, __version__)
+    trouble = trouble_of_listener(values) or age_of_listener(values, __version__) or number_of_listeners(values)
     if trouble:
         yield Finding("listener", trouble)
-    elif values["count"] > 1:
-        text = f"supervisord has {values['count']} of them: keep one, with numprocs=1, then run supervisorctl update"
-        yield Finding("listener", text)
 
 
 def _without_interface(case: Case) -> Iterator[Finding]:

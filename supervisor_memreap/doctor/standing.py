@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import ownrights, rights
@@ -30,7 +31,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     if values.get("suspension"):
         yield Finding("", words.suspended(name, values["suspension"], case.has_commands))
     hindrance = values.get("hindrance")
-    if hindrance:
+    if hindrance and hindrance["kind"] != Kind.UNSAVED:  # which is a finding about the listener
         since = words.clock(hindrance["since"])
         yield Finding("", f"workers are due, and none could be signalled since {since}: {hindrance['text']}")
 

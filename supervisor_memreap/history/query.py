@@ -46,7 +46,7 @@ def pools(
 def _in_force(configuration: str | None) -> str:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    recording = resolve(configfile.merge(contents.sections, contents.limits())).recording
+    recording = resolve(configfile.merge(contents.sections, contents.limits()), contents.places).recording
     file = historypath.in_force(recording, contents, None if recording.history else _supervisord(contents))
     if file is None:
         raise NoHistoryError(f"{path}: there is no history: history=off in [memreap]")

@@ -290,7 +290,7 @@ class LiveSettings:
             return
         try:
             contents = self._file.read_apart()
-            self.settings = resolve(configfile.merge(contents.sections, self._command_line))
+            self.settings = resolve(configfile.merge(contents.sections, self._command_line), contents.places)
         except SettingsError as error:
             self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
             return

@@ -28,6 +28,7 @@ from supervisor_memreap.listener.application import Application
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.wakeable import Wakeable, wait
 from supervisor_memreap.outputs.eventlog import Log
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Event, Protocol
 
@@ -37,7 +38,7 @@ _PATIENCE = 60.0
 
 
 def run(config: str | None, limits: Sequence[str]) -> int:
-    """Serve supervisord until it closes the pipe or sends TERM. Returns 0, also for a second listener; 2: bad usage.
+    """Serve supervisord until it closes the pipe or sends TERM. Returns 0; 2: bad usage.
 
     `limits` are the NAME=SIZE words of the command.
     """
@@ -54,9 +55,11 @@ def run(config: str | None, limits: Sequence[str]) -> int:
         emit(events.NotUnderSupervisord("", time.time()))
         return 2
     above = _supervisord(emit)
-    if not _is_alone(above, emit):
-        # Not a failure: if starting took longer than startsecs (1 s), supervisord would restart it endlessly. After an
-        # exit before that it retries startretries times, then calls it FATAL, whatever the status.
+    stdin, stdout = _keep_protocol_apart()
+    protocol = Protocol(stdin, stdout)
+    try:
+        _wait_until_alone(above, emit, protocol)
+    except (EOFError, BrokenPipeError):
         return 0
     try:
         file = _file(config)
@@ -65,11 +68,10 @@ def run(config: str | None, limits: Sequence[str]) -> int:
         file = None
     emit(events.Started("", time.time(), __version__, file.path if file else ""))
     application = Application(file, command_line, emit, _statefile(above, contents), emit.apply)
-    stdin, stdout = _keep_protocol_apart()
     collect_seldom()
     _return_memory()
     try:
-        _serve(Protocol(stdin, stdout), stdin, application)
+        _serve(protocol, stdin, application)
         application.forget_if_all_ends()
     except (EOFError, BrokenPipeError):
         # supervisord closes the pipe when it exits, and its pools end with it.
@@ -137,6 +139,20 @@ def _supervisord(emit: events.Sink) -> ProcessId:
     except OSError:
         emit(events.SupervisordHidden("", time.time(), pid))
         return ProcessId(pid, 0.0)
+
+
+def _wait_until_alone(above: ProcessId, emit: events.Sink, protocol: Protocol) -> None:
+    """As long as another listener runs, answer the events of supervisord, and act on none. Raises EOFError,
+    BrokenPipeError.
+
+    One that ended would be started again at once, endlessly, where starting takes longer than startsecs (1 s).
+    """
+    once = Once(emit)
+    while not _is_alone(above, once):
+        protocol.ready()
+        while not [*protocol.feed()]:
+            pass
+        protocol.ok()
 
 
 def _is_alone(above: ProcessId, emit: events.Sink) -> bool:

@@ -21,10 +21,11 @@ MEASURING = 0.1
 
 
 class PoolSizes:
-    """Those of one pool, how fast its workers grow, and its server."""
+    """Those of one pool in one metric, how fast its workers grow, and its server."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, metric: str) -> None:
         self._machine = machine
+        self.metric = metric
         self.used: Mapping[ProcessId, int] = {}
         """The metric of each worker in bytes, as far as it was read in this round."""
         self._before: Mapping[ProcessId, int] = {}
@@ -51,7 +52,7 @@ class PoolSizes:
         """The metric of each worker in bytes, as far as it was read in this round."""
         readings = _readings(pool, used, self.used, now)
         self.used = used
-        self.growth = self.growth.after(pool.pool.workers, pool.settings.metric, readings)
+        self.growth = self.growth.after(pool.pool.workers, readings)
 
     def shown(self, pool: WatchedPool) -> Mapping[ProcessId, int]:
         """The metric of each worker in bytes, as far as it was read in this round or the one before."""
@@ -92,7 +93,8 @@ class Sizes:
                 sizes.begin_round()
         pools = sorted((pool for pool in pools if pool.choice), key=lambda pool: pool.name)
         for pool in pools:
-            self._by_pool.setdefault(pool.name, PoolSizes(self._machine))
+            if pool.name not in self._by_pool or self._by_pool[pool.name].metric != pool.settings.metric:
+                self._by_pool[pool.name] = PoolSizes(self._machine, pool.settings.metric)
         self._measure([pool for pool in pools if self._by_pool[pool.name].is_due(pool)], now)
         rows: list[PoolRow] = []
         for pool in pools:

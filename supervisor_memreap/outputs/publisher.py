@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -114,6 +115,7 @@ class Publisher:
             status = {
                 "version": VERSION,
                 "memreap": __version__,
+                "pid": os.getpid(),
                 "looked": self._looked,
                 "troubles": [*self._once.lasting("troubles"), *self._troubles()],
                 "warnings": self._once.lasting("warnings"),

@@ -32,7 +32,7 @@ class View(NamedTuple):
     why: str = ""
     """Why this is a look of our own."""
     warnings: tuple[str, ...] = ()
-    """What else does not work, a line each: the history or the metrics."""
+    """What else is wrong, a line each: of the history, the metrics, or the number of listeners."""
     is_watched: bool = True
     """Whether a listener watches these pools, as far as known."""
     has_commands: bool = False
@@ -84,7 +84,7 @@ def of_listener(pools: list[PoolRow], listener: ListenerRow, has_plugin: bool) -
     age = listener["age_seconds"] or 0.0
     note = f"This is what the listener saw {seconds(age)} ago."
     troubles = (*filter(None, [age_of_listener(listener, __version__)]), *(listener.get("troubles") or ()))
-    warnings = tuple(listener.get("warnings") or ())
+    warnings = (*filter(None, [number_of_listeners(listener)]), *(listener.get("warnings") or ()))
     return View(pools, "listener", note, troubles, age, warnings=warnings, has_commands=has_commands)
 
 
@@ -121,6 +121,13 @@ def listener_is_down(
     else:
         remedy = f"see its log, then supervisorctl start {name}"
     return f"the listener {name} is {state}{why}: {remedy}"
+
+
+def number_of_listeners(listener: ListenerRow) -> str:
+    """What to do where there is more than one, in a line; empty: there is not."""
+    count = listener["count"]
+    what = f"supervisord has {count} listeners of memreap, of which one works"
+    return f"{what}: keep one, with numprocs=1, then run supervisorctl update" if count > 1 else ""
 
 
 def age_of_listener(listener: ListenerRow, version: str) -> str:

@@ -99,6 +99,8 @@ class Contents:
 
     sections: Sections = field(default_factory=dict)
     """By name; that of `[memreap]` is ''."""
+    places: dict[str, str] = field(default_factory=dict)
+    """The first file with each of them, and the section, by name."""
     warnings: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     """Sections of supervisor that stand twice, or lack a ], a line each: supervisord merges them without a word."""
@@ -314,9 +316,10 @@ class ConfigFile:
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
                     raise SettingsError(f"{path} [{section}]: no name; use [memreap] or [memreap:PROGRAM]")
-                given = contents.sections.setdefault(name, {})
+                given, where = contents.sections.setdefault(name, {}), f"{path} [{quote(section)}]"
+                contents.places.setdefault(name, where)
                 for key in parser.options(section):
-                    given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
+                    given[key] = Given(_get(parser, section, key, path), where)
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
                 contents.warnings.append(f"{path} [{quote(section)}]: ignored; use [memreap] or [memreap:PROGRAM]")
         _expand_defaults(path, parser, merged)

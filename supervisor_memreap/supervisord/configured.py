@@ -32,7 +32,7 @@ def configured(configuration: str | None, names: Sequence[str], given: Mapping[s
     contents = configfile.ConfigFile(path).read()
     added: Sections = {name.removesuffix(":*"): {} for name in names if has_reason(given)}
     sections = configfile.merge(contents.sections, contents.limits(), added)
-    settings = resolve(overlay(sections, given))
+    settings = resolve(overlay(sections, given), contents.places)
     if not settings.names:
         text = f"add one with observe=yes, {REASON_KEYS_TEXT}, or name a program here"
         near = "".join(f"; {warning}" for warning in contents.warnings)

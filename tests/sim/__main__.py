@@ -19,7 +19,7 @@ from .processes import MIB
 from .run import Report, Run
 from .script import DAY, Action, Script, draw
 from .shrink import kind_of, play, shrink
-from .sweep import base, kinds, sweep
+from .sweep import base, calls_of, kinds, sweep
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.ticks < 1 or arguments.days <= 0:
         parser.error("--ticks and --days must be more than 0")
-    if unknown := set(arguments.sweep or ()) - FAULTS.keys():
-        parser.error(f"unknown call {min(unknown)}; there are: {', '.join(FAULTS)}")
+    made = [call for call in FAULTS if not arguments.sweep or calls_of(base())[call]]
+    if unknown := set(arguments.sweep or ()).difference(made):
+        parser.error(f"the short run makes no call {min(unknown)}; it makes: {', '.join(made)}")
     for each in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first in what it starts in the background
         signal.signal(each, signal.default_int_handler)
     try:

@@ -62,7 +62,7 @@ class Listener:
         if self.machine is not None:
             return
         self.starts += 1
-        self._step(self._start)
+        self.step(self._start)
 
     def _start(self) -> None:
         self.machine = machine = SimMachine(self._world, name=self._name)
@@ -90,7 +90,7 @@ class Listener:
 
     def _take(self, when: float) -> None:
         name = next((name for name, period in PERIODS.items() if period == self._world.script.tick), "TICK_5")
-        self._step(functools.partial(self._handle, Event(name, f"when:{int(when)}")))
+        self.step(functools.partial(self._handle, Event(name, f"when:{int(when)}")))
 
     def _handle(self, event: Event) -> None:
         if self._timing.is_for_a_look(event):
@@ -117,7 +117,7 @@ class Listener:
     def command(self, command: Command) -> bool:
         """Whether it was carried out."""
         done: list[bool] = []
-        self._step(functools.partial(self._carry_out, command, done))
+        self.step(functools.partial(self._carry_out, command, done))
         return bool(done)
 
     def _carry_out(self, command: Command, done: list[bool]) -> None:
@@ -134,12 +134,12 @@ class Listener:
 
     # Its loop.
 
-    def _step(self, step: Callable[[], None]) -> None:
+    def step(self, step: Callable[[], None]) -> None:
         """One event that it handles; what comes meanwhile waits, as it has one thread."""
         if step != self._start and self.machine is None:
             return
         if self._is_busy:
-            self._world.clock.after(0.01, functools.partial(self._step, step))
+            self._world.clock.after(0.01, functools.partial(self.step, step))
             return
         self._is_busy = True
         try:
@@ -191,7 +191,7 @@ class Listener:
     def _wake_if_due(self) -> None:
         if self._world.clock.now >= self._wakes_at:
             self._wakes_at = float("inf")
-            self._step(self._wake)
+            self.step(self._wake)
 
     # Its end.
 

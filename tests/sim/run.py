@@ -232,6 +232,20 @@ class Run:
         self._values[action.pool][key] = value
         self._change_settings()
 
+    def _status(self, _action: Action) -> None:
+        """A user asks for it: each pool that was looked at is shown, and nothing changes."""
+        self.listener.step(self._show)
+
+    def _show(self) -> None:
+        assert self.listener.reaper
+        pools = list(self.listener.reaper.pools)
+        before = [pool.state for pool in pools]
+        shown = [row["name"] for row in self.listener.reaper.status()]
+        if shown != sorted(pool.name for pool in pools if pool.choice):
+            self.watcher.say(f"the status has only {shown}")
+        if [pool.state for pool in pools] != before:
+            self.watcher.say("the status has changed a state")
+
     def _restart_memreap(self, _action: Action) -> None:
         self.listener.restart()
 

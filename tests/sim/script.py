@@ -244,6 +244,7 @@ _OF_ALL = {
     "once": 3,
     "second listener": 2,
     "reload": 1,
+    "status": 20,
 }
 
 

@@ -36,6 +36,9 @@ def base() -> Script:
         Action(150.0, "once", "", (10.0,)),
         Action(165.0, "restart memreap"),
         Action(180.0, "restart", "pool0"),
+        Action(185.0, "status"),
+        Action(186.0, "status"),
+        Action(193.0, "kill memreap"),
     )
     return Script("sweep", TICKS * 5 / DAY, pools, actions)
 
@@ -47,14 +50,14 @@ def kinds() -> list[tuple[str, str]]:
 
 def sweep(call: str, how: str, script: Script, every: int = 1) -> Iterator[Report]:
     """A run for each fault of this kind, or for `every` so many-th."""
-    for number in range(1, _calls_of(script)[call] + 1, every):
+    for number in range(1, calls_of(script)[call] + 1, every):
         yield play(replace(script, faults=(Fault(call, number, how),)))
 
 
 _counted: dict[str, Counter[str]] = {}
 
 
-def _calls_of(script: Script) -> Counter[str]:
+def calls_of(script: Script) -> Counter[str]:
     """By kind; up to its fault, each run is the same."""
     if script.seed not in _counted:
         _counted[script.seed] = play(script).calls
