@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 
 import pytest
 
@@ -190,6 +191,19 @@ def test_a_series_stays_small_and_covers_two_hours():
     strip = Strip(every=5.0).play(600, w11=leak(12))
     (series,) = strip.growth.series.values()
     assert len(series.samples) <= growth.MOST
-    apart = [later.at - earlier.at for earlier, later in zip(series.samples, series.samples[1:])]
-    assert min(apart) >= growth.APART
-    assert series.samples[-1].at - series.samples[0].at == pytest.approx(2 * HOUR, rel=0.1)
+    at = [sample[0] for sample in series.samples]
+    assert min(later - earlier for earlier, later in zip(at, at[1:])) >= growth.APART
+    assert at[-1] - at[0] == pytest.approx(2 * HOUR, rel=0.1)
+    assert bytes_of(series) < 1000  # a listener may have 4,000 of them
+
+
+def bytes_of(value) -> int:
+    return sys.getsizeof(value) + sum(map(bytes_of, value if isinstance(value, tuple) else ()))
+
+
+def test_samples_are_kept_exactly():
+    sizes = (0, 1, 2**40 + 1, 2**62)
+    series = growth.Series()
+    for number, size in enumerate(sizes):
+        series = series.after(Sample(0.1 + 1e6 * number, size))
+    assert series.samples == [(0.1 + 1e6 * number, size) for number, size in enumerate(sizes)]

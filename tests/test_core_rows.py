@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+
 import pytest
 from support.messages import MIB, row
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.counters import Totals
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.rows import of_xmlrpc
+from supervisor_memreap.core.rows import as_json, of_xmlrpc
 
 LEFT = events.Left("myapp", 9.0, ProcessId(11, 1.0), 0.4, ProcessId(12, 5.0), 30 * MIB, 10 * MIB)
 
@@ -55,3 +58,21 @@ def test_sizes_that_xml_rpc_sent_as_doubles_are_integers_again_and_other_numbers
 def test_an_answer_that_is_no_list_of_rows_is_refused(answer):
     with pytest.raises((TypeError, ValueError, OverflowError)):
         of_xmlrpc(answer)
+
+
+@pytest.mark.parametrize("pools", [[], [{"name": "myapp"}], [{"name": 'a "b"', "workers": [{}]}, {"name": "ü"}]])
+def test_a_message_as_json_is_the_same_message(pools):
+    message = {"kind": "look", "pools": pools, "period": None}
+    assert json.loads(as_json(message)) == message
+
+
+def test_the_json_of_many_workers_takes_little_memory_beside_its_text():
+    workers = [{"pid": 10_000 + number, "age_seconds": 0.5 + number, "used_bytes": 10**8} for number in range(20)]
+    message = {"kind": "look", "pools": [{"name": f"p{number}", "workers": workers} for number in range(100)]}
+    tracemalloc.start()
+    try:
+        text = as_json(message)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(text)

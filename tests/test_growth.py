@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,7 +24,7 @@ from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.rows import of_xmlrpc
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host import kept, look, procfs
+from supervisor_memreap.host import kept, look, procfs, reader
 from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener import sizes
 from supervisor_memreap.listener.pool import WatchedPool
@@ -102,6 +103,18 @@ def test_with_another_metric_the_status_has_its_sizes_at_once(growing):
         (of_pool,) = [each.growth for each in reaping.reaper._sizes._by_pool.values()]
     assert shown["rss"] > shown["uss"] + 2 * MIB  # what it shares with its manager
     assert all(len(series.samples) <= 1 for series in of_pool.series.values())
+
+
+def test_the_reader_of_sizes_is_there_only_while_they_are_read(growing, monkeypatch):
+    """It shares less and less memory with the listener, the more that does meanwhile."""
+    real, ended = reader.end, []
+    monkeypatch.setattr(reader, "end", lambda: (ended.append(reader._child is not None), real()))
+    with Reaping(growing, limit="1GB") as reaping:
+        reaping.tick()  # reads one in full, to know whether that is permitted
+        assert (reader._child, ended) == (None, [True])
+        (pool,) = reaping.reaper._watched
+        reaping.reaper._machine.measure([(pool.pool, pool.settings, {})], time.monotonic() + 60)
+        assert (reader._child, ended) == (None, [True, True])
 
 
 def test_the_swap_of_other_processes_is_no_part_of_a_size(growing, monkeypatch):

@@ -298,6 +298,18 @@ def test_a_look_reads_no_longer_than_its_timeout(monkeypatch):
     assert (len(pool.unread), {worker.serving for worker in pool.workers}) == (30 - len(asked), {False})
 
 
+def test_nothing_is_asked_too_late_to_be_answered_in_the_look_and_the_reading_child_ends_then(monkeypatch):
+    happened: list[object] = []
+    monkeypatch.setattr(reader.Facts, "ask", lambda _facts, pid, _manager: happened.append(pid))
+    monkeypatch.setattr(reader.Facts, "answer", lambda _facts, _patience: time.sleep(0.085) or Fact.HOLDS)
+    monkeypatch.setattr(reader.Facts, "end", lambda _facts: happened.append("end"))
+    serving = Serving(0.1)
+    serving.begin(100.0)
+    workers = tuple(Worker(ProcessId(pid, 1.0), 60.0, 0) for pid in (11, 12))
+    serving.look(replace(POOL, workers=workers), (), procfs.source(), 100.0)
+    assert happened == [11, "end"]
+
+
 def test_a_hanging_read_delays_no_look_and_the_others_are_read_by_the_next_child(monkeypatch):
     """As a close with SO_LINGER would, where the copy of a worker's socket is the last one."""
     real = seen.fact

@@ -222,7 +222,9 @@ class _Workers(PoolInLook):
         pool, now = self.pool, self.now
         if not pool.is_group:  # supervisord starts each of its processes again, however many they are
             self._note_elasticity()
-        population, workers = self.state.population, frozenset(worker.id for worker in pool.workers)
+        population, workers = self.state.population, frozenset({worker.id for worker in pool.workers})
+        if workers == population.workers:
+            workers = population.workers  # not the same twice, in `nested_of` too
         # A child that came and left between two looks shows in the page faults alone.
         is_calm = workers == population.workers and pool.child_faults == population.child_faults
         if pool.nested is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import signal
@@ -316,6 +317,7 @@ def _end_child() -> None:
 def _serve(asked: int, answered: int, parent: int) -> None:
     """Never returns. Keeps no descriptor of its parent open, above all no lock, and ends with it."""
     try:
+        gc.disable()  # it would write to what is shared with the parent, and so unshare it
         forked.settle("memreap reader", (asked, answered), {signal.SIGINT}, with_parent=True)
         with open(asked, encoding="utf-8", errors="surrogateescape") as questions:
             if os.getppid() == parent:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from supervisor_memreap.core.model import Ending, Holder, Pool, ProcessId, Program, Result, Worker
 from supervisor_memreap.core.oomkills import Kills
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.host import alarm, lock, look, procfs, signalling
+from supervisor_memreap.host import alarm, lock, look, procfs, reader, signalling
 from supervisor_memreap.host.alarm import Alarm
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.kept import Kept
@@ -81,6 +81,7 @@ class ThisMachine:
             self._kept.end()
         if self._serving:
             self._serving.end()
+        reader.end()
 
     def read(
         self,
@@ -106,7 +107,10 @@ class ThisMachine:
             return True
 
     def measure(self, asked: Sequence[Asked], until: float) -> list[Mapping[ProcessId, int]]:
-        return look.measure(asked, procfs.source(), until, self._kept)
+        try:
+            return look.measure(asked, procfs.source(), until, self._kept)
+        finally:
+            reader.end()
 
     def server_of(self, pool: Pool) -> str | None:
         return look.server_of(pool, procfs.source())

@@ -22,6 +22,9 @@ from supervisor_memreap.host.source import Source
 # Seconds of a listener's look for answers, of which one takes 0.05 ms; the others come at the next one. And of one by
 # which a command decides.
 PATIENCE, OF_COMMAND = 0.1, 5.0
+# Share of that for the last answer: a reader that owes one lasts until the next look, and soon shares no memory with
+# this process.
+_LAST = 0.2
 # A child that does not serve is asked about again after this share of the time for which it has been asked about, and
 # after this many seconds at most: it may be a helper, which never serves.
 _SHARE, _LONGEST = 0.1, 60.0
@@ -92,13 +95,18 @@ class Serving:
 
     def _ask(self, child: ProcessId, manager: ProcessId, now: float) -> None:
         """Unless another answer is owed, or there is no time left in this look."""
-        if self._asking or self._remaining <= 0:
+        if self._asking or not self._has_time():
             return
         self._asked[child] = self._asked[child]._replace(last=now)
         self._asking = child
         with contextlib.suppress(reader.NoReader):
             self._reader.ask(child.pid, manager.pid)
         self._take()
+        if self._asking is None and not self._has_time():
+            self._reader.end()
+
+    def _has_time(self) -> bool:
+        return self._remaining > _LAST * self._patience
 
     def _take(self) -> None:
         """The answer that the reader owes, if it comes in time."""

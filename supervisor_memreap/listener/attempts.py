@@ -134,7 +134,8 @@ class PoolAttempts:
         self._kept = kept
         self._followed = followed
         self._take_lock = take_lock
-        self._pool = Pool(kept.name, "not looked at yet")
+        self.pool = Pool(kept.name, "not looked at yet")
+        """As at the last look."""
         self._settings = PoolSettings()
         self._turns = Turns()
         self._taken: Candidate | None = None
@@ -149,7 +150,7 @@ class PoolAttempts:
             has_changed or not self._may_go_on(self.trial, pool, {each.worker.id for each in candidates})
         ):
             self.end(now, by_force=True)
-        self._pool, self._settings = pool, settings
+        self.pool, self._settings = pool, settings
         if self._kept.state.leaving:
             candidates = ()  # the attempt that has just been ended had sent its signal
         self._turns.offer(candidates, self.trial.worker.id if self.trial else None, now)
@@ -190,18 +191,18 @@ class PoolAttempts:
 
     def _begin(self, candidate: Candidate, now: float) -> None:
         kept = self._kept
-        order = _order(self._pool, candidate, self._settings.signal)
+        order = _order(self.pool, candidate, self._settings.signal)
         order = replace(order, hold=self._may_hold(), patience=self._patience(candidate))
-        lock = _lock_for(candidate, self._pool, self._take_lock, self._machine)
+        lock = _lock_for(candidate, self.pool, self._take_lock, self._machine)
         if isinstance(lock, tuple):
             self._turns.clear()
             kept.update(policy.not_sent(kept.state, lock[0]))
             kept.emit_all(lock[1])
             return
         is_first = candidate.worker.id == self._turns.first
-        trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
+        trial = Trial(self.pool, candidate.worker, candidate, is_first=is_first, lock=lock)
         # If the listener is killed after the signal, the next one must find this saved.
-        trouble = kept.cannot_save(policy.attempted(self._pool, candidate, kept.state, now))
+        trouble = kept.cannot_save(policy.attempted(self.pool, candidate, kept.state, now))
         if trouble:
             self._turns.clear()
             trial.close()
@@ -219,7 +220,7 @@ class PoolAttempts:
 
     def signal_again(self, worker: Worker, now: float) -> None:
         """Begin an attempt to signal a worker a second time."""
-        kept, leaving, manager = self._kept, self._kept.state.leaving, self._pool.manager
+        kept, leaving, manager = self._kept, self._kept.state.leaving, self.pool.manager
         assert leaving
         assert manager
         if self._machine.now() < self._not_again_before:
@@ -227,9 +228,9 @@ class PoolAttempts:
         # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
         if kept.cannot_save(policy.signalled_again(kept.state, now)):
             return
-        processes = len(self._pool.workers) + 1
+        processes = len(self.pool.workers) + 1
         order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)
-        self._start(Trial(self._pool, worker), order, now)
+        self._start(Trial(self.pool, worker), order, now)
 
     def _start(self, trial: Trial, order: Order, now: float) -> None:
         followed = self._followed.of(order.worker)

@@ -77,6 +77,7 @@ class WatchedPool(StatefulPool):
         if choice is None:
             return None
         self.settings, self.choice, self._state, self.is_at_rest = settings, choice, choice.state, True
+        self.attempts.pool = pool  # not an old one beside it
         return Look(pool, settings, choice.state)
 
     def take(self, choice: Choice, now: float) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from typing import NoReturn
 
 from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.rows import as_json
 from supervisor_memreap.host import forked
 from supervisor_memreap.outputs.inbox import Message
 
@@ -74,7 +75,7 @@ class Child:
 
     def send(self, message: Message, is_event: bool) -> None:
         """Never waits."""
-        line = json.dumps(message).encode() + b"\n"
+        line = (json.dumps if is_event else as_json)(message).encode() + b"\n"
         if self._size + len(line) > (_MOST_EVENTS if is_event else _MOST_LOOKS):
             self.lost += 1
             return

@@ -11,7 +11,7 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.rows import VERSION, PoolRow
+from supervisor_memreap.core.rows import VERSION, PoolRow, as_json
 from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -122,7 +122,7 @@ class Publisher:
                 "pools": self._pools(),
                 "answers": self.answers.values(),
             }
-            self.is_read = client.publish(json.dumps(status))
+            self.is_read = client.publish(as_json(status))
 
     def _announce(self, client: Client) -> None:
         self.announcements.send(client.announce)

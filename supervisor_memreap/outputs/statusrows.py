@@ -18,6 +18,7 @@ from supervisor_memreap.core.text import seconds
 
 _HOUR = 3600
 _UNKNOWN = Growth()
+_NO_NOTE = cast(WorkerRow, {})
 # What only a listener knows of a pool or of a worker.
 _OF_LISTENER = (
     *("growth_bytes_per_hour", "next_at_limit_seconds", "reaps", "given_back_bytes", "counted_since", "since"),
@@ -113,7 +114,7 @@ def _notes(choice: Choice, _settings: object, state: PoolState, _used: object, _
     leaving, stuck = state.leaving, {each.worker for each in state.stuck}
     population = state.population
     if not (leaving or stuck or state.requested) and population.workers <= population.serving.keys():
-        yield from ({} for _ in choice.pool.workers)  # type: ignore[misc]  # as in nearly every pool
+        yield from [_NO_NOTE] * len(choice.pool.workers)  # as in nearly every pool
         return
     for worker in choice.pool.workers:
         note = ""

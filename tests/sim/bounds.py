@@ -39,6 +39,9 @@ class Bounds:
         self._looks += 1
         if self._looks % EVERY:
             return
+        for pool in reaper._watched:
+            if pool.is_at_rest and pool.attempts.pool is not pool.pool:
+                self.say(f"{pool.name} is held twice, as it is and as it was")
         most = 4 * workers + 60
         for path, count in remembered(reaper, "reaper", set()):
             if count > most:
