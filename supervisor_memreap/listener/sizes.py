@@ -55,8 +55,9 @@ class PoolSizes:
 
     def shown(self, pool: WatchedPool) -> Mapping[ProcessId, int]:
         """The metric of each worker in bytes, as far as it was read in this round or the one before."""
-        if len(self.used) >= len(pool.pool.workers):
-            return self.used
+        known = self.used or self._before
+        if not self._before or len(known) >= len(pool.pool.workers):
+            return known
         before = {each.id: self._before[each.id] for each in pool.pool.workers if each.id in self._before}
         return {**before, **self.used}
 
@@ -122,7 +123,7 @@ class Sizes:
         if whole or not pool.is_at_rest:
             return of_pool(choice, pool.settings, pool.state, *known, whole)
         # Nothing else of a pool at rest changes from look to look.
-        made_of = pool.counters, sizes.used, sizes.growth, pool.settings, server, pool.state.population
+        made_of = pool.counters, shown, sizes.growth, pool.settings, server, pool.state.population
         if sizes.row is None or any(old is not new for old, new in zip(sizes.row[0], made_of)):
             sizes.row = made_of, of_pool(choice, pool.settings, pool.state, *known, whole)
         return sizes.row[1]
