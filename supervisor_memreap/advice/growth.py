@@ -105,8 +105,8 @@ class Growth:
 
     def of_worker(self, worker: ProcessId) -> float | None:
         """Bytes per second; None: it is too early to say."""
-        series = self.series.get(worker)
-        return series.trend.slope if series and series.trend else None
+        trend = self.series.get(worker, Series()).trend
+        return trend.slope if trend else None
 
     @property
     def of_all(self) -> float | None:
