@@ -46,6 +46,8 @@ class PoolSizes:
     def is_due(self, pool: WatchedPool) -> bool:
         """Whether there are workers that were not read in this round, or that the last look has read."""
         used = self.used
+        if pool.is_at_rest:  # then none was read in full, and these are all
+            return not pool.state.population.workers <= used.keys()
         return any(worker.detail or worker.id not in used for worker in pool.pool.workers)
 
     def take(self, pool: WatchedPool, used: Mapping[ProcessId, int], now: float) -> None:
@@ -94,7 +96,8 @@ class Sizes:
                 sizes.begin_round()
         pools = sorted((pool for pool in pools if pool.choice), key=lambda pool: pool.name)
         for pool in pools:
-            self._by_pool.setdefault(pool.name, PoolSizes(self._machine))
+            if pool.name not in self._by_pool:
+                self._by_pool[pool.name] = PoolSizes(self._machine)
         self._measure([pool for pool in pools if self._by_pool[pool.name].is_due(pool)], now)
         rows: list[PoolRow] = []
         for pool in pools:
