@@ -86,7 +86,7 @@ def drawing(rows: list[Result]) -> str:
     first, last = math.log10(rows[0]["workers"]), math.log10(rows[-1]["workers"])
 
     def x(workers: int) -> float:
-        return _LEFT + _ACROSS * (math.log10(workers) - first) / (last - first)
+        return _LEFT + _ACROSS * (math.log10(workers) - first) / ((last - first) or 1.0)  # of one number alone
 
     def y(ms: float) -> float:
         return _TOP + _HEIGHT * (high - math.log10(ms)) / (high - low)

@@ -222,6 +222,7 @@ def test_the_process_for_the_history_loads_nothing_of_the_listener():
 
 def test_what_the_listener_repeats_of_supervisor_is_as_there():
     assert (client._UNKNOWN_METHOD, client._SHUTDOWN_STATE) == (Faults.UNKNOWN_METHOD, Faults.SHUTDOWN_STATE)
+    assert client._INCORRECT_PARAMETERS == Faults.INCORRECT_PARAMETERS
     read, write = os.pipe()
     own, theirs = Protocol(0, write), io.StringIO()
     for protocol, out in ((own, ()), (EventListenerProtocol(), (theirs,))):

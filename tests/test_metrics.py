@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import generate_latest
 from support import stack
 from support.driver import assert_in, eventually, until
 from support.messages import event, left, look, reap, row, signalled, watching, worker
@@ -27,7 +27,9 @@ from support.metrics import Child, child, ended
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
+from supervisor_memreap.outputs import exposition
 from supervisor_memreap.outputs import metrics as exports
+from supervisor_memreap.outputs.tally import Tally
 
 WORKERS = 'memreap_workers{pool="myapp"} 2.0'
 # The seconds without a look after which a pool is blind, instead of 125 s.
@@ -286,6 +288,42 @@ def test_the_file_is_written_after_each_look_world_readable_and_removed_with_the
         assert metrics.troubles == []
 
 
+def test_the_file_has_what_a_scrape_has_whatever_has_changed_since_the_last_look():
+    tally, now, odd = Tally(), time.monotonic(), 'b "c" \\ \n# HELP é'
+    exposed = exposition.Exposition(tally, threading.Lock())
+    registry = exposition.registry(exposed)
+    looks = (
+        look(row("a"), row(odd)),
+        look(row("a"), row(odd), at=9.0),
+        look(row("a", due=1), row(odd)),
+        look(row("a")),
+    )
+    shortage = event(events.TotalUnreadable("a", 1.0))
+    messages = (watching("a", "unseen"), *looks[:2], *reap(pool=odd), shortage, *looks[2:], watching(), *looks[:1])
+    texts = []
+    for message in messages:
+        tally.take(message, now)
+        texts.append(exposed.text())
+        assert texts[-1] == exposed.text() == generate_latest(registry)
+    assert len({*texts}) > len(looks)
+    tally.take(looks[0], now - 1e6)
+    assert exposed.text() == generate_latest(registry)
+    assert b'memreap_pool_blind{pool="a"} 1.0' in exposed.text()
+
+
+def test_a_pool_that_is_as_before_is_not_rendered_again(monkeypatch):
+    tally, rendered, render = Tally(), [], exposition._text
+    monkeypatch.setattr(exposition, "_text", lambda metrics: rendered.append(metrics) or render(metrics))
+    exposed = exposition.Exposition(tally, threading.Lock())
+    counts = []
+    for message in (look(row("a"), row("b")), look(row("a"), row("b"), at=9.0), *reap(pool="b"), look(row("b", due=1))):
+        tally.take(message, time.monotonic())
+        rendered.clear()
+        exposed.text()
+        counts.append(len(rendered) - 1)  # that of the listener always is
+    assert counts == [3, 0, 1, 1, 1]  # all two and what belongs to no pool
+
+
 def test_a_reader_always_reads_a_complete_file(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path) as metrics:
@@ -359,7 +397,7 @@ def test_a_disk_with_room_for_one_version_is_no_trouble_or_one_line(tmp_path, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return opened(*arguments, **keywords)
 
-    file = exports._File(str(path), CollectorRegistry(), exports._Troubles(told.append))
+    file = exports._File(str(path), bytes, exports._Troubles(told.append))
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", full)
         written = [file._write() or path.exists() for _ in range(6)]

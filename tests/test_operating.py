@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,17 +24,21 @@ import pytest
 from supervisor.xmlrpc import RPCError
 from support import stack
 from support.driver import assert_in, eventually, is_alive, until
+from support.messages import row
 from support.operated import Operated, assert_logged, assert_status, operating
 from support.sections import program
 
+from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import POOL_KEYS, RECORDING_KEYS
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import doctorprocess as process
 from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs.fields import COMMON
+from supervisor_memreap.outputs.lasting import Once
+from supervisor_memreap.outputs.publisher import Publisher
 from supervisor_memreap.outputs.words import time_text
 from supervisor_memreap.rpcinterface import make_rpcinterface
-from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.client import Client, Refused, Unavailable
 
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
 POOLS = (
@@ -419,6 +425,60 @@ def test_values_that_no_listener_publishes_are_refused(text):
     with pytest.raises(RPCError, match="INCORRECT_PARAMETERS"):
         interface.publish(text)
     assert interface.getPools() == [{"name": "myapp"}]
+
+
+def packed(pools: str) -> str:
+    return base64.b64encode(zlib.compress(pools.encode("utf-8", "surrogatepass"))).decode()
+
+
+def test_packed_pools_are_what_they_would_be_without():
+    odd = {"name": "a\x00é", "total_bytes": 3 << 30, "workers": [{"pid": 1, "over": None}]}
+    pools = json.dumps([odd, {"name": "b"}])
+    plain, other = make_rpcinterface(SimpleNamespace()), make_rpcinterface(SimpleNamespace())
+    plain.publish(f'{{"pools": {pools}, "answers": {{}}}}')
+    other.publish(json.dumps({"pools": packed(pools), "answers": {"1": {"ok": True, "text": "done"}}}))
+    assert other.getAnswer("1") == {"ok": True, "text": "done"}
+    assert other.getPools() == plain.getPools() == other.getPools()
+    assert [type(size) for size in (other.getPool("b")["name"], other.getPools()[0]["total_bytes"])] == [str, float]
+
+
+NO_PACKED_POOLS = [
+    "none",
+    base64.b64encode(b"[]").decode(),
+    *map(packed, ("1", "[1]", "{}[", '[{"name": 1}]', '[{"name": "a\\ud800"}]', '[{"name": "a\ud800"}]')),
+    packed(f'[{{"name": "a", "x": {"[" * 500}{"]" * 500}}}]'),
+    packed("[" + " " * 5_000_000 + "]"),
+    *(packed(f'[{{"name": "a", "total_bytes": {number}}}]') for number in NO_NUMBERS),
+]
+
+
+@pytest.mark.parametrize("pools", NO_PACKED_POOLS, ids=range(len(NO_PACKED_POOLS)))
+def test_packed_pools_that_no_listener_publishes_are_refused_whenever_they_are_asked_for(pools):
+    interface = make_rpcinterface(SimpleNamespace())
+    interface.publish(json.dumps({"pools": pools, "answers": {}}))
+    for ask in (interface.getPools, interface.getPools, lambda: interface.getPool("a")):
+        with pytest.raises(RPCError, match="FAILED: no listener has published these pools"):
+            ask()
+    interface.publish(json.dumps({"pools": packed('[{"name": "myapp"}]'), "answers": {}}))
+    assert interface.getPools() == [{"name": "myapp"}]
+
+
+def test_an_older_interface_which_cannot_unpack_the_pools_gets_them_plain_from_then_on():
+    got: list[object] = []
+    emitted: list[Event] = []
+
+    class Older(Client):
+        def publish(self, text: str) -> bool:
+            got.append(json.loads(text)["pools"])
+            if isinstance(got[-1], str):
+                raise Refused("supervisord refused: INCORRECT_PARAMETERS: text")
+            return True
+
+    publisher = Publisher(lambda: [row()], Once(emitted.append))
+    for _ in range(2):
+        publisher.publish(Older("unix:///nowhere"))
+    assert (type(got[0]), got[1:], emitted) == (str, [[row()]] * 2, [])
+    assert publisher.is_read
 
 
 def test_what_is_no_status_is_refused_and_does_not_count_as_published(operated):

@@ -72,12 +72,33 @@ def test_a_process_of_which_the_kernel_shows_nothing_is_hidden_and_not_gone(monk
     assert isinstance(procfile.missing(os.getpid(), "/proc/1/stat"), PermissionError)
 
 
-def test_where_open_descriptors_are_not_listed_a_child_closes_all_that_there_may_be(monkeypatch):
-    def refused(_path: str) -> list[str]:
+def test_where_it_is_unknown_how_many_descriptors_there_are_a_child_closes_all_that_there_may_be(monkeypatch):
+    fd = os.dup(0)
+    assert fd < forked._end_of_descriptors() < os.sysconf("SC_OPEN_MAX")
+    os.close(fd)
+
+    def refused(*_args: object) -> list[bytes]:
         raise FileNotFoundError
 
-    monkeypatch.setattr(os, "listdir", refused)
-    assert forked._open_descriptors() == list(range(os.sysconf("SC_OPEN_MAX")))
+    monkeypatch.setattr(procfile, "status", refused)
+    assert forked._end_of_descriptors() == os.sysconf("SC_OPEN_MAX")
+
+
+def test_a_child_keeps_no_descriptor_but_those_that_it_needs():
+    others = [os.dup(0) for _ in range(300)]
+    with forked.two_pipes() as (received, reports, sends, reads):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                forked.settle("settled", (reports, received), (), with_parent=True)
+                os.write(reports, " ".join(os.listdir("/proc/self/fd")).encode())
+            finally:
+                os._exit(0)
+    os.waitpid(pid, 0)
+    listing = min({*range(3, 400)} - {received, reports})  # that of the list itself
+    assert {*map(int, os.read(reads, 65536).split())} == {0, 1, 2, received, reports, listing}
+    for fd in (*others, sends, reads):
+        os.close(fd)
 
 
 def test_where_files_of_proc_cannot_be_locked_a_file_in_the_temporary_directory_is(monkeypatch):

@@ -9,6 +9,8 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
 
+from supervisor_memreap.host import procfile
+
 # prctl(2): end with the parent; and the name that ps(1) shows.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
@@ -46,12 +48,10 @@ def settle(name: str, kept: Collection[int], ignored: Collection[int], with_pare
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    for fd in _open_descriptors():
-        if fd > 2 and fd not in kept:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # that of the list itself
+    begin = 3
+    for fd in (*sorted(fd for fd in kept if fd >= begin), _end_of_descriptors()):
+        os.closerange(begin, fd)
+        begin = fd + 1
 
 
 # No wait status: it has not ended; it has ended, but its status is unknown.
@@ -100,8 +100,11 @@ def _wait(child: int, patience: float) -> int:
         time.sleep(0.001)
 
 
-def _open_descriptors() -> list[int]:
+def _end_of_descriptors() -> int:
+    """Greater than each open descriptor of this process."""
+    # Not from a list of them: the kernel makes an entry for each that it lists, which the end of this process removes.
+    # With 4,400 of them, as the listener has of 4,000 workers, that took the listener 6 ms, and the child 14.
     try:
-        return list(map(int, os.listdir("/dev/fd")))
-    except OSError:
-        return list(range(os.sysconf("SC_OPEN_MAX")))
+        return int(procfile.status(os.getpid(), b"FDSize")[0])
+    except (OSError, ValueError):
+        return os.sysconf("SC_OPEN_MAX")

@@ -272,7 +272,8 @@ def measure(
     Where there is nothing new, what is known itself.
     """
     unknown = [
-        [each for each in pool.workers if each.used is None and each.id not in known] for pool, _, known in asked
+        [each for each in pool.workers if each.id not in known and (each.detail is None or each.used is None)]
+        for pool, _, known in asked
     ]
     needed = [
         worker.id.pid
@@ -294,7 +295,10 @@ def _measured(
 ) -> Mapping[ProcessId, int]:
     pool, settings, known = asked
     is_exact = settings.metric in _EXACT
-    if not any(worker.used is not None or not is_exact or worker.id.pid in exact for worker in pool.workers):
+    # `detail` first: that of nearly all is None, and `used` takes longer.
+    if is_exact and not any(
+        (worker.detail and worker.used is not None) or worker.id.pid in exact for worker in pool.workers
+    ):
         return known
     used = {worker.id: known[worker.id] for worker in pool.workers if worker.id in known}
     used |= {worker.id: worker.used for worker in pool.workers if worker.used is not None}

@@ -142,7 +142,7 @@ def memories(pids: Collection[int], until: float) -> dict[int, ProcessMemory]:
     """Of those of them that could be read until then (monotonic)."""
     global _lost_at
     found: dict[int, ProcessMemory] = {}
-    pids = [pid for pid in pids if not _is_avoided(f"/proc/{pid}")]
+    pids = [pid for pid in pids if not (_avoided and _is_avoided(f"/proc/{pid}"))]
     while pids and (seconds := until - time.monotonic()) > 0:
         part, pids = pids[:_AT_ONCE], pids[_AT_ONCE:]
         try:

@@ -69,11 +69,11 @@ class _Serving:
             return
         self._troubles.follow("client", "")
         self._has_begun = True
-        registry = exposition.registry(self._tally, self._lock)
+        exposed = exposition.Exposition(self._tally, self._lock)
         if self._recording.metrics:
-            _start(_listen, Address(*self._recording.metrics), registry, self._troubles)
+            _start(_listen, Address(*self._recording.metrics), exposition.registry(exposed), self._troubles)
         if self._recording.metrics_file:
-            self._file = _File(self._recording.metrics_file, registry, self._troubles)
+            self._file = _File(self._recording.metrics_file, exposed.text, self._troubles)
             _start(self._file.keep, lambda: _is_old(self._tally, self._lock))
 
     def take(self, message: Mapping[str, Any]) -> None:
@@ -136,9 +136,9 @@ def _listen(address: Address, registry: CollectorRegistry, troubles: _Troubles) 
 class _File:
     """For node_exporter, which reads it whenever it is scraped itself, so each version comes by a rename."""
 
-    def __init__(self, path: str, registry: CollectorRegistry, troubles: _Troubles):
+    def __init__(self, path: str, text: Callable[[], bytes], troubles: _Troubles):
         self._path = path
-        self._registry = registry
+        self._text = text
         self._troubles = troubles
         self._lock = threading.Lock()
         self._written: tuple[int, int] | None = None
@@ -158,11 +158,9 @@ class _File:
                     self._write()
 
     def _write(self) -> None:
-        from prometheus_client import generate_latest
-
         before = self._written
         try:
-            text = generate_latest(self._registry)
+            text = self._text()
             try:
                 self._put(text)
             except OSError:

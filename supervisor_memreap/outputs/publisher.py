@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.rows import VERSION, PoolRow, as_json
+from supervisor_memreap.core.rows import VERSION, PoolRow, as_json, pools_as_json
 from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.lasting import Once
-from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.client import Client, Refused, Unavailable
 
 # At most this many announcements wait while supervisord accepts none; then the oldest are lost.
 _MOST = 1000
@@ -95,6 +97,8 @@ class Publisher:
         """False once supervisord turns out to have no [rpcinterface:memreap]: it loads one only when it restarts, and
         then so does the listener.
         """
+        self._is_packed = True
+        """False once that turns out to be of an older memreap, which cannot unpack the pools."""
 
     def note_look(self) -> None:
         """The pools were looked at now."""
@@ -111,18 +115,26 @@ class Publisher:
         self._once.follow(events.NotPublished, trouble)
 
     def _publish_status(self, client: Client) -> None:
-        if self.is_read:
-            status = {
-                "version": VERSION,
-                "memreap": __version__,
-                "pid": os.getpid(),
-                "looked": self._looked,
-                "troubles": [*self._once.lasting("troubles"), *self._troubles()],
-                "warnings": self._once.lasting("warnings"),
-                "pools": self._pools(),
-                "answers": self.answers.values(),
-            }
-            self.is_read = client.publish(as_json(status))
+        if not self.is_read:
+            return
+        status = {
+            "version": VERSION,
+            "memreap": __version__,
+            "pid": os.getpid(),
+            "looked": self._looked,
+            "troubles": [*self._once.lasting("troubles"), *self._troubles()],
+            "warnings": self._once.lasting("warnings"),
+            "pools": (pools := self._pools()),
+            "answers": self.answers.values(),
+        }
+        try:
+            if self._is_packed:
+                packed = base64.b64encode(zlib.compress(pools_as_json(pools).encode(), 1)).decode()
+                self.is_read = client.publish(json.dumps({**status, "pools": packed}))
+                return
+        except Refused:
+            self._is_packed = False
+        self.is_read = client.publish(as_json(status))
 
     def _announce(self, client: Client) -> None:
         self.announcements.send(client.announce)

@@ -95,18 +95,19 @@ def _workers(
     reasons = {each.worker.id: each.reason.label for each in reversed(choice.pending)}  # the most urgent one
     limit = float("inf") if settings.limit is None else settings.limit
     for worker, note in zip(choice.pool.workers, _notes(choice, settings, state, used, growth)):
-        id, size = worker.id, used.get(worker.id)
-        over = None if worker.detail is not None else False  # without a detail its bound is within the limit
-        row: dict[str, Any] = {
-            "pid": id.pid,
-            "age_seconds": round(worker.age, 1),
-            "used_bytes": size,
-            "over": over if size is None else size > limit,
-            **note,
-            "reason": reasons.get(id),
-            "growth_bytes_per_hour": _per_hour(growth.of_worker(id)),
-        }
-        yield cast(WorkerRow, row if None not in row.values() else known(row))
+        # Key by key: with 4,000 workers, leaving out what is unknown afterwards takes twice as long.
+        size, reason, growth_ = used.get(worker.id), reasons.get(worker.id), growth.of_worker(worker.id)
+        row: dict[str, Any] = {"pid": worker.id.pid, "age_seconds": round(worker.age, 1)}
+        if size is not None:
+            row["used_bytes"], row["over"] = size, size > limit
+        elif worker.detail is None:
+            row["over"] = False  # its bound is within the limit
+        row.update(note)
+        if reason is not None:
+            row["reason"] = reason
+        if growth_ is not None:
+            row["growth_bytes_per_hour"] = _per_hour(growth_)
+        yield cast(WorkerRow, row)
 
 
 def _notes(choice: Choice, _settings: object, state: PoolState, _used: object, _growth: object) -> Iterator[WorkerRow]:

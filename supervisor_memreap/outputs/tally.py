@@ -56,11 +56,14 @@ class PoolTally:
     """How many workers left within each of BUCKETS, and not within the one before; the last: within none."""
     leaving_took: float = 0.0
     """Seconds, of all of these together."""
+    taken: int = 0
+    """How many events."""
     _leaving: dict[int, str] = field(default_factory=dict)
     """Why each worker was signalled that has not left yet, by its pid."""
 
     def take(self, event: Mapping[str, Any]) -> None:
         kind, pid = event["event"], event["pid"]
+        self.taken += 1
         if kind == "reap":
             self._leaving[pid] = event["reason"]
             if len(self._leaving) > _MOST_LEAVING:

@@ -27,13 +27,17 @@ ANNOUNCEMENT = "memreap"
 # Bytes of supervisord's log that are read to find out how a program ended: about 600 lines.
 _LOG_TAIL = 65536
 # Of supervisor.xmlrpc.Faults; that module imports 3 MB, most of it for a server.
-_UNKNOWN_METHOD, _SHUTDOWN_STATE = 1, 6
+_UNKNOWN_METHOD, _INCORRECT_PARAMETERS, _SHUTDOWN_STATE = 1, 2, 6
 # Its lines have the local time, cut to milliseconds.
 _ENDED = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}),[0-9]{3} [A-Z]+ (stopped|exited): (.*) \(", re.MULTILINE)
 
 
 class Unavailable(Failed):
     """supervisord gives no usable answer; one line with the cause and the remedy."""
+
+
+class Refused(Unavailable):
+    """supervisord does not understand what it got."""
 
 
 class ShuttingDown(Unavailable):
@@ -151,7 +155,7 @@ class Client:
         return Ending.UNKNOWN
 
     def publish(self, status: str) -> bool:
-        """Publish the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
+        """Publish the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable, Refused."""
         (answer,) = self._call_all("memreap.publish", params=[status])
         if not _is_fault(answer):
             return True
@@ -241,7 +245,7 @@ class Client:
                 "supervisord has no XML-RPC interface: add [rpcinterface:supervisor] with"
                 " supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface"
             )
-        return Unavailable(f"supervisord refused: {text}")
+        return (Refused if code == _INCORRECT_PARAMETERS else Unavailable)(f"supervisord refused: {text}")
 
     def _explain_status(self, error: xmlrpc.client.ProtocolError) -> str:
         if error.errcode == 401:
