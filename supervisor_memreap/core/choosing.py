@@ -46,6 +46,8 @@ class _Reports(PoolInLook):
     def note_probe(self) -> int:
         """How many workers are known to have sizes that may not be read."""
         detailed, settings = self.pool.detailed, self.settings
+        if not detailed:
+            return 0
         unreadable = [worker for worker in detailed if reasons.is_unreadable(worker, settings)]
         hidden = sum(reasons.is_hidden(worker, settings) for worker in detailed)
         grown_up = [worker for worker in unreadable if worker.age >= settings.min_age]
@@ -53,8 +55,7 @@ class _Reports(PoolInLook):
             # With another metric it is for headroom or pressure, by what workers hold of their own.
             metric = "pss" if settings.metric == "pss" else "uss"
             self.say(events.SizesUnreadable(*self.pool.stamp, grown_up[0].id, metric))
-        if detailed:
-            self.set(probed=None if unreadable else self.now)
+        self.set(probed=None if unreadable else self.now)
         return max(hidden, len(unreadable))
 
     def report_unreadable(self, worker: Worker) -> None:

@@ -23,7 +23,7 @@ from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
 from supervisor_memreap.listener.wakeable import Wakeable
-from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.guard import Guard
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.publisher import Publisher
 from supervisor_memreap.supervisord import configfile
@@ -90,7 +90,7 @@ class Application:
     def _guard(self) -> Iterator[None]:
         """Any error becomes a line in the log, and the listener continues."""
         # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
-        with guard(self._once):
+        with Guard(self._once):
             try:
                 yield
                 self._once.clear(events.InternalError)
@@ -106,7 +106,7 @@ class Application:
     def wake(self, readable: Collection[int]) -> None:
         """Wake each of its parts, as Wakeable. Never raises."""
         for part in self.parts():
-            with guard(self._once):
+            with Guard(self._once):
                 part.wake(readable)
         self._publish_totals()
         doctor = self._doctor
@@ -122,7 +122,7 @@ class Application:
             self._rows = self._slow_outputs.with_totals(self._rows)
             # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
             if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
-                with guard(self._once):
+                with Guard(self._once):
                     self._publisher.publish(self._client())
 
     def look_between_ticks(self) -> None:
@@ -162,7 +162,7 @@ class Application:
             self._publisher.publish(client)
             return
         programs = client.programs()
-        self._once.end(events.SupervisordAvailable("", time.time()))
+        self._once.end(events.SupervisordAvailable, time.time())
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
         whole = self._publisher.is_read or self._slow_outputs.want_workers()
@@ -295,7 +295,7 @@ class LiveSettings:
             self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
             return
         self._apply(self.settings)
-        self._once.end(events.SettingsAccepted("", time.time()))
+        self._once.end(events.SettingsAccepted, time.time())
         self.contents = contents
         self.are_known = True
         warned = events.SettingsWarned("", time.time(), tuple(contents.warnings)) if contents.warnings else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 
 from supervisor_memreap.core import events, following, policy, resting
@@ -16,7 +15,7 @@ from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener.attempts import PoolAttempts
 from supervisor_memreap.listener.followed import FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
-from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.guard import Guard
 
 
 class WatchedPool(StatefulPool):
@@ -41,9 +40,9 @@ class WatchedPool(StatefulPool):
         self.followed = FollowedWorkers(machine, take_lock)
         self.attempts = PoolAttempts(machine, self, self.followed, take_lock)
 
-    def guard(self) -> contextlib.AbstractContextManager[None]:
+    def guard(self) -> Guard:
         """An error in this pool is a line in the log, and memreap goes on with the other pools."""
-        return guard(self.emit, self.name)
+        return Guard(self.emit, self.name)
 
     def hide(self) -> None:
         """Note that the pool is not watched now."""

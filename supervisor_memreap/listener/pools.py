@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Union
 
@@ -12,7 +11,7 @@ from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.host.machine import Lock, Locked, Machine, States
 from supervisor_memreap.listener.pool import WatchedPool
-from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.guard import Guard
 
 # Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
 # or group may come back, and with it a pause that a user set.
@@ -93,9 +92,9 @@ class Pools:
             with self.guard():
                 self.emit(event)
 
-    def guard(self) -> contextlib.AbstractContextManager[None]:
+    def guard(self) -> Guard:
         """An error in a step for all pools is one log line, and each pool is still handled."""
-        return guard(self.emit)
+        return Guard(self.emit)
 
     def fds(self) -> dict[int, WatchedPool]:
         """Descriptors that become readable when a signalled worker is gone, each with its pool."""

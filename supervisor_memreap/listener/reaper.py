@@ -132,11 +132,10 @@ class Reaper:
             decision = Decision(alone, self.memory.episodes)
         with self.pools.guard():
             self.pools.emit_all(self.memory.take(decision, looks))
-        for choice in decision.choices:
-            pool = self.pools.named(choice.pool.name)
+        chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
+        for pool, choice in zip(chosen, decision.choices):
             with pool.guard():
                 pool.take(choice, now)
-        chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
         return [pool for pool in chosen if pool.choice]
 
     def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program]) -> Pool:

@@ -38,7 +38,7 @@ class SavedStates:
         if trouble:
             self._once(events.NotSaved("", self._clock.time(), trouble))
         else:
-            self._once.end(events.SavedAgain("", self._clock.time()))
+            self._once.end(events.SavedAgain, self._clock.time())
         return trouble
 
     def leaving_elsewhere(self) -> States:

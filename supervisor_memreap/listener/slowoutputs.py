@@ -16,7 +16,7 @@ from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.listener.wakeable import Wakeable
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child
-from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.guard import Guard
 from supervisor_memreap.outputs.inbox import Message
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.statusrows import with_notes
@@ -212,7 +212,7 @@ class SlowOutputs(Wakeable):
         """Follow the settings: start and end children. `contents` is the configuration."""
         if recording != self._recording:
             self._recording = recording
-            with guard(self._note_error):
+            with Guard(self._note_error):
                 self._apply(recording, contents)
 
     def _apply(self, recording: Recording, contents: Contents) -> None:
@@ -239,7 +239,7 @@ class SlowOutputs(Wakeable):
 
     def take(self, event: Event) -> None:
         """A sink of events."""
-        with guard(self._note_error):
+        with Guard(self._note_error):
             self._totals(event)
             running = [output.child for output in self._all if output.child]
             if not running and not isinstance(event, events.Watching):
@@ -255,7 +255,7 @@ class SlowOutputs(Wakeable):
 
         `period` is the number of seconds between two ticks; None: it is not known yet.
         """
-        with guard(self._note_error):
+        with Guard(self._note_error):
             lasting = sorted(self._once.lasting_kinds())
             message = {"kind": "look", "at": time.time(), "lasting": lasting, "period": period}
             for output in self._all:
@@ -290,7 +290,7 @@ class SlowOutputs(Wakeable):
 
     def wake(self, readable: Collection[int]) -> None:
         """As Wakeable; the descriptors may be writable too."""
-        with guard(self._note_error):
+        with Guard(self._note_error):
             for output in self._all:
                 for message in output.wake(readable):
                     output.note(message)

@@ -6,18 +6,21 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from types import TracebackType
 
 from supervisor_memreap.core.events import InternalError, Sink
 
 
-@contextlib.contextmanager
-def guard(emit: Sink, pool: str = "") -> Iterator[None]:
+class Guard(contextlib.AbstractContextManager["Guard"]):
     """Emit any exception as an InternalError, of this pool if one is named, and go on after the block."""
-    try:
-        yield
-    except Exception as error:
-        emit(internal_error(error, pool))
+
+    def __init__(self, emit: Sink, pool: str = ""):
+        self._emit, self._pool = emit, pool
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: TracebackType | None) -> bool:
+        if isinstance(error, Exception):
+            self._emit(internal_error(error, self._pool))
+        return error is None or isinstance(error, Exception)
 
 
 def internal_error(error: Exception, pool: str = "") -> InternalError:

@@ -63,10 +63,10 @@ class Once(Lasting[tuple[type[Event], str]]):
         """The kinds of the states that still last, named as in outputs.fields."""
         return {fields.kind_of(kind) for kind, _ in self._texts}
 
-    def end(self, over: Over) -> None:
-        """End the state of which this is the end, and pass this on, if there was one."""
+    def end(self, over: type[Over], at: float) -> None:
+        """End the state of which this is the end, and pass it on, if there was one."""
         if self.clear(over.ends):
-            self._emit(over)
+            self._emit(over("", at))
 
     def clear(self, kind: type[Event], pool: str = "") -> bool:
         """End that state; whether there was one."""

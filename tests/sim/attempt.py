@@ -29,7 +29,10 @@ class SimLock:
     def close(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._machine.world.locks[self.manager].remove(self)
+            locks = self._machine.world.locks
+            locks[self.manager].remove(self)
+            if not locks[self.manager]:
+                del locks[self.manager]
 
     @property
     def owner(self) -> SimMachine:

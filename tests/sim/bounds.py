@@ -9,6 +9,7 @@ from typing import Any
 from supervisor_memreap.listener.reaper import Reaper
 
 from .machine import SimMachine
+from .world import World
 
 # Looks from one count of all that is remembered to the next.
 EVERY = 50
@@ -21,6 +22,8 @@ class Bounds:
 
     def stepped(self, machine: SimMachine, reaper: Reaper) -> None:
         """After each event that memreap has handled."""
+        if not (machine.descriptors or machine.locks):
+            return
         states = [pool.state for pool in reaper.pools]
         followed = sum((state.reap is not None) + len(state.stuck) for state in states)
         most = 2 * len(machine.attempts) + followed
@@ -34,15 +37,15 @@ class Bounds:
         if machine.descriptors or machine.locks or machine.attempts:
             self.say(f"after its end {machine.descriptors} descriptors, {machine.locks} locks are left")
 
-    def looked(self, reaper: Reaper, workers: int) -> None:
-        """After each look; so many `workers` are there."""
+    def looked(self, reaper: Reaper, world: World) -> None:
+        """After each look."""
         self._looks += 1
         if self._looks % EVERY:
             return
         for pool in reaper._watched:
             if pool.is_at_rest and pool.attempts.pool is not pool.pool:
                 self.say(f"{pool.name} is held twice, as it is and as it was")
-        most = 4 * workers + 60
+        most = 4 * world.workers + 60
         for path, count in remembered(reaper, "reaper", set()):
             if count > most:
                 self.say(f"{count} are remembered in {path}")
@@ -50,7 +53,7 @@ class Bounds:
 
 def remembered(value: Any, path: str, known: set[int]) -> Iterator[tuple[str, int]]:
     """How many each collection has, of all that memreap's objects refer to."""
-    if id(value) in known:
+    if id(value) in known or value is None or isinstance(value, (int, float, str)):
         return
     known.add(id(value))
     is_ours = type(value).__module__.startswith("supervisor_memreap.")

@@ -14,7 +14,7 @@ from supervisor_memreap.host.machine import States
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.timing import PERIODS, Timing
-from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.guard import Guard
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.client import Unavailable
 from supervisor_memreap.supervisord.protocol import Event
@@ -41,6 +41,7 @@ class Listener:
     ):
         """`name` is that of its state file."""
         self._world, self._settings, self._emit, self._looked, self._name = world, settings, emit, looked, name
+        self._tick = next((name for name, period in PERIODS.items() if period == world.script.tick), "TICK_5")
         self.machine: SimMachine | None = None
         """None: it does not run."""
         self.reaper: Reaper | None = None
@@ -79,7 +80,7 @@ class Listener:
         """`when` it was, by the wall clock."""
         if self.late is not None:
             self.late = [*self.late, when][-KEPT:]
-        elif not self.is_deaf:
+        elif not self.is_deaf and self.machine:
             self._take(when)
 
     def catch_up(self) -> None:
@@ -89,8 +90,7 @@ class Listener:
             self._take(when)
 
     def _take(self, when: float) -> None:
-        name = next((name for name, period in PERIODS.items() if period == self._world.script.tick), "TICK_5")
-        self.step(functools.partial(self._handle, Event(name, f"when:{int(when)}")))
+        self.step(functools.partial(self._handle, Event(self._tick, f"when:{int(when)}")))
 
     def _handle(self, event: Event) -> None:
         if self._timing.is_for_a_look(event):
@@ -102,7 +102,7 @@ class Listener:
         self._timing.begin()
         try:
             programs = self._programs()
-            self._once.end(events.SupervisordAvailable("", self._world.clock.wall))
+            self._once.end(events.SupervisordAvailable, self._world.clock.wall)
             self.reaper.tick(programs, self._settings(), self._world.clock.now, counts)
         finally:
             self._timing.end()
@@ -143,7 +143,7 @@ class Listener:
             return
         self._is_busy = True
         try:
-            with guard(self._emit):
+            with Guard(self._emit):
                 try:
                     step()
                 except Unavailable as error:
@@ -160,7 +160,7 @@ class Listener:
         assert self.reaper
         assert self.machine
         for part in (self._timing, self.reaper):
-            with guard(self._emit):
+            with Guard(self._emit):
                 part.wake([fd for fd in part.fds() if self.machine.is_ready(fd)])
         if self._timing.is_due():
             self._look(counts=False)
@@ -173,7 +173,9 @@ class Listener:
     def _has_ready(self) -> bool:
         assert self.reaper
         assert self.machine
-        return any(map(self.machine.is_ready, (*self.reaper.fds(), *self._timing.fds())))
+        return self.machine.descriptors > 0 and any(
+            map(self.machine.is_ready, (*self.reaper.fds(), *self._timing.fds()))
+        )
 
     def _plan_wake(self) -> None:
         if self.machine and self.reaper:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from supervisor_memreap.core.model import Ending, Holder, Pool, ProcessId, Program, Result
@@ -79,7 +79,7 @@ class SimMachine:
         self.close()
         for attempt in list(self.attempts):
             attempt.drop()
-        for locks in self.world.locks.values():
+        for locks in list(self.world.locks.values()):
             for lock in [each for each in locks if each.owner is self]:
                 lock.close()
         self._open.clear()
@@ -90,13 +90,13 @@ class SimMachine:
         return self.world.clock.now
 
     def time(self) -> float:
-        return self.world.clock.wall
+        clock = self.world.clock
+        return clock.now + clock.offset
 
-    @contextmanager
-    def look(self, now: float, reads_scopes: bool) -> Iterator[SimReader]:
+    def look(self, now: float, reads_scopes: bool) -> AbstractContextManager[SimReader]:
         self.world.call("look")
         self.groups = {}
-        yield SimReader(self, reads_scopes, now)
+        return nullcontext(SimReader(self, reads_scopes, now))
 
     def how_ended(self, program: Program, since: float) -> Ending:
         if self.world.call("how_ended") or not self.world.supervisord.answers():
@@ -144,7 +144,7 @@ class SimMachine:
 
     def oom_kills(self, processes: Mapping[str, ProcessId | None], now: float) -> tuple[dict[str, str], list[Kills]]:
         self.world.call("oom_kills")
-        memory = self.world.memory
+        memory, programs = self.world.memory, self.world.supervisord.programs
         self._counted = {pool: path for pool, path in self._counted.items() if pool in processes}
         scopes = {pool: name_of(path) for pool, path in self._counted.items()}
         kills = [
@@ -153,7 +153,7 @@ class SimMachine:
         ]
         for pool, process in processes.items():
             if process:
-                self._counted[pool] = memory.counted_in(self.world.supervisord.programs[pool].plan.group)
+                self._counted[pool] = memory.counted_in(programs[pool].plan.group)
         self._kills = {path: memory.kills_in(path) for path in self._counted.values()}
         return scopes, kills
 
@@ -161,8 +161,10 @@ class SimMachine:
         self.world.call("set_alarm")
         is_wanted = (headroom, pressure) != (None, None)
         wanted = wakers(self.groups.values(), headroom, pressure, ignored) if is_wanted else []
+        if not (wanted or self._alarm):
+            return ""
         if not self.world.script.wakes:
-            return f"{wanted[0].place}: Operation not supported" if wanted else ""
+            return f"{wanted[0].place}: Operation not supported"
         if self._alarm is None:
             self._alarm = SimAlarm(self.world.memory, self.open, self.shut)
         self._alarm.set(wanted)

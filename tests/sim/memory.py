@@ -4,6 +4,7 @@ it is short.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,9 +53,10 @@ class Memory:
         self.when_killed: Callable[[str], None] = lambda _pool: None
         self._known: dict[str, Usage] = {}
         self._known_at = 0.0
+        self.chain = functools.cache(self._chain)
         world.clock.after(SHORTEST, self._check)
 
-    def chain(self, group: str) -> list[str]:
+    def _chain(self, group: str) -> list[str]:
         """The scopes of a process in this group, the host first, then the innermost."""
         inner = sorted((path for path in self.sizes if path and _is_in(group, path)), key=len, reverse=True)
         return ["", *inner]

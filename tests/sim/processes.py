@@ -96,6 +96,8 @@ class Worker(Process):
         self.manager = manager
         self.serves = serves
         """When it begins to serve; infinite: never, it is a helper or fails."""
+        self._grows = serves if serves < float("inf") else born
+        """Since when."""
         self.chance = random.Random(f"{manager.seed} {id.pid} {id.start_time}")
         self.requests = Requests(load, self.chance, serves)
         taken = {each.slot for each in manager.workers.values()}
@@ -117,8 +119,8 @@ class Worker(Process):
 
     def private(self, at: float) -> int:
         """Bytes that it holds for itself."""
-        growth, since = self.growth, max(0.0, at - (self.serves if self.serves < float("inf") else self.born))
-        size = growth.fresh + int(growth.leak * since)
+        growth, since = self.growth, at - self._grows
+        size = growth.fresh + int(growth.leak * since) if since > 0.0 else growth.fresh
         if growth.step and since >= growth.step_at:
             size += growth.step
         if growth.spike and (at + self.id.pid) % 600.0 < 1.0:

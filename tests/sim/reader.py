@@ -76,12 +76,9 @@ class SimReader:
         children = [above.children[pid] for pid in sorted(above.children)]
         present = [each for each in children if (each.id.pid in listed if is_group else each.is_there)]
         parent = None if is_group else above
-        seen = [
-            self._seen(each, parent, settings, needs_detail)._replace(slot=slots.get(each.id.pid, ""))
-            for each in present
-        ]
+        seen = [self._seen(each, parent, settings, needs_detail, slots.get(each.id.pid, "")) for each in present]
         if probe and parent and seen and not any(each.detail for each in seen):
-            seen[0] = self._seen(present[0], parent, settings, lambda _: True)
+            seen[0] = self._seen(present[0], parent, settings, lambda _: True, "")
         late = max(0.0, self.machine.now() - self.began)
         nested = (self._nested(parent) if parent else ()) if reads_structure else None
         return self._with_serving(replace(pool, workers=tuple(seen), nested=nested, late=late), above, serving)
@@ -120,12 +117,17 @@ class SimReader:
         return pool, manager
 
     def _seen(
-        self, child: Process, above: Process | None, settings: PoolSettings, needs_detail: Callable[[Seen], bool]
+        self,
+        child: Process,
+        above: Process | None,
+        settings: PoolSettings,
+        needs_detail: Callable[[Seen], bool],
+        slot: str,
     ) -> Seen:
         """`above`: its manager; None: with target=self."""
         now = self.machine.now()
         private = child.private(now) if isinstance(child, Worker) else 20 * 1024**2
-        seen = Seen(child.id, now - child.born, private + SHARED)
+        seen = Seen(child.id, now - child.born, private + SHARED, None, slot)
         return seen._replace(detail=self._detail(child, above, private, settings)) if needs_detail(seen) else seen
 
     def _detail(self, child: Process, above: Process | None, private: int, settings: PoolSettings) -> WorkerDetail:

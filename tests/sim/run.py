@@ -96,7 +96,7 @@ class Run:
         clock = self.world.clock
         clock.after(self.script.tick, self._tick)
         for listener in (self.listener, self.second):
-            late = self._chance.uniform(0.0, self.script.late)
+            late = self.script.late * self._chance.random()
             clock.after(late, functools.partial(listener.tick, clock.wall))
 
     def _ready(self) -> None:
@@ -111,7 +111,7 @@ class Run:
 
     def _looked(self, reaper: Reaper) -> None:
         self.watcher.looked([pool for pool in reaper.pools if pool.choice])
-        self.bounds.looked(reaper, self.world.workers)
+        self.bounds.looked(reaper, self.world)
 
     def _started(self) -> None:
         listener = self.listener

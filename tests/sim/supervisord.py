@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Ending, ProcessId, Program, ProgramState
 from supervisor_memreap.supervisord.client import TIMEOUT, Unavailable
 
@@ -94,11 +93,11 @@ class SimProgram:
         self.stop()
         self._supervisord.clock.after(STOPS + 0.1, self.start)
 
-    def listed(self) -> list[Program]:
+    def listed(self, asked: float) -> list[Program]:
         name, host = self.plan.name, self._supervisord
         pid = self.process.id.pid if self.process and self.process.is_there else 0
-        age, now = host.clock.now - self.started, host.clock.now
-        return [Program(name, name, self.state.value, pid, host.process.id.pid, restarts=True, age=age, asked=now)]
+        age = host.clock.now - self.started
+        return [Program(name, name, self.state.value, pid, host.process.id.pid, restarts=True, age=age, asked=asked)]
 
 
 class SimGroup:
@@ -128,22 +127,20 @@ class SimGroup:
         self.stop()
         self._supervisord.clock.after(STOPS + 0.1, self.start)
 
-    def listed(self) -> list[Program]:
+    def listed(self, asked: float) -> list[Program]:
         host, name, manager = self._supervisord, self.plan.name, self.manager
         workers = {each.slot: each for each in manager.workers.values()} if manager else {}
         is_up = manager is not None and manager.ended is None
-        return [self._of_slot(host, f"{name}_{slot}", workers.get(slot), is_up) for slot in range(self.plan.kind.least)]
+        slots = range(self.plan.kind.least)
+        return [self._of_slot(host, f"{name}_{slot}", workers.get(slot), is_up, asked) for slot in slots]
 
-    def _of_slot(self, host: Supervisord, name: str, worker: Worker | None, is_up: bool) -> Program:
-        now = host.clock.now
+    def _of_slot(self, host: Supervisord, name: str, worker: Worker | None, is_up: bool, asked: float) -> Program:
         if worker is None:
-            state = ProgramState.BACKOFF if is_up else ProgramState.STOPPED
-            return Program(self.plan.name, name, state.value, 0, host.process.id.pid, restarts=True)
-        state = ProgramState.RUNNING if now - worker.born >= STARTSECS else ProgramState.STARTING
-        age = now - worker.born
-        return Program(
-            self.plan.name, name, state.value, worker.id.pid, host.process.id.pid, restarts=True, age=age, asked=now
-        )
+            state, pid, age = ProgramState.BACKOFF if is_up else ProgramState.STOPPED, 0, None
+        else:
+            pid, age = worker.id.pid, host.clock.now - worker.born
+            state = ProgramState.RUNNING if age >= STARTSECS else ProgramState.STARTING
+        return Program(self.plan.name, name, state.value, pid, host.process.id.pid, restarts=True, age=age, asked=asked)
 
 
 class Supervisord:
@@ -175,7 +172,7 @@ class Supervisord:
         if not self.answers():
             raise Unavailable("supervisord does not answer")
         there = [each for name, each in self.programs.items() if name not in self.removed]
-        programs = [replace(program, asked=asked) for each in there for program in each.listed()]
+        programs = [program for each in there for program in each.listed(asked)]
         self.clock.run(self.clock.now + self.takes / 2)  # the answer is on its way
         return programs
 
