@@ -388,7 +388,7 @@ def test_the_log_of_a_listener_begins_with_its_version_and_configuration(directo
     states.write({"myapp": PoolState(reap=Reap(ProcessId(4_000_001, 1.5), 1.0, frozenset()))}, 3.0)
     (tmp_path / "s.conf").write_text("[supervisord]\n")
     monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
-    monkeypatch.setattr(loop, "_is_alone", lambda *_: True)
+    monkeypatch.setattr(loop, "_other_listener", lambda *_: None)
     monkeypatch.setattr(loop, "_statefile", lambda *_: states)
     monkeypatch.setattr(loop, "_keep_protocol_apart", lambda: (0, 1))
     monkeypatch.setattr(loop, "Protocol", lambda *_: None)
