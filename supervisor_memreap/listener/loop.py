@@ -60,7 +60,8 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     stdin, stdout = _keep_protocol_apart()
     protocol = Protocol(stdin, stdout)
     try:
-        _wait_until_alone(above, emit, protocol, stdin)
+        if _wait_until_alone(above, emit, protocol, stdin):
+            contents = _contents(config)  # where the other one has saved its state
     except (EOFError, BrokenPipeError):
         return 0
     try:
@@ -143,13 +144,15 @@ def _supervisord(emit: events.Sink) -> ProcessId:
         return ProcessId(pid, 0.0)
 
 
-def _wait_until_alone(above: ProcessId, emit: events.Sink, protocol: Protocol, stdin: int) -> None:
-    """As long as another listener runs, act on no event. Raises EOFError, BrokenPipeError.
+def _wait_until_alone(above: ProcessId, emit: events.Sink, protocol: Protocol, stdin: int) -> bool:
+    """As long as another listener runs, act on no event. Whether one ran. Raises EOFError, BrokenPipeError.
 
     One that ended would be started again at once, endlessly, where starting takes longer than startsecs (1 s).
     """
     once = Once(emit)
+    has_waited = False
     while other := _other_listener(above, once):
+        has_waited = True
         if _has_own_events(other.pid):
             # Answered: supervisord would keep them until this one works, a command to the other among them.
             protocol.ready()
@@ -158,6 +161,7 @@ def _wait_until_alone(above: ProcessId, emit: events.Sink, protocol: Protocol, s
             protocol.ok()
         elif select.select([stdin], [], [], _ALONE)[0]:
             [*protocol.feed()]  # its end: there are no events before READY
+    return has_waited
 
 
 def _has_own_events(other: int) -> bool:
