@@ -36,7 +36,7 @@ from supervisor_memreap.supervisord.protocol import Event, Protocol
 # is watched yet, so this may take longer than later.
 _PATIENCE = 60.0
 # Seconds after which a listener without events looks again whether another one still runs.
-_ALONE = 5.0
+_ALONE = 2.0
 
 
 def run(config: str | None, limits: Sequence[str]) -> int:
