@@ -481,6 +481,22 @@ def test_an_older_interface_which_cannot_unpack_the_pools_gets_them_plain_from_t
     assert publisher.is_read
 
 
+def test_pools_are_packed_again_once_what_even_an_older_interface_would_refuse_has_passed():
+    got: list[object] = []
+
+    class Refusing(Client):
+        def publish(self, text: str) -> bool:
+            got.append(json.loads(text)["pools"])
+            if len(got) <= 2:
+                raise Refused("supervisord refused: INCORRECT_PARAMETERS: text")
+            return True
+
+    publisher = Publisher(lambda: [row()], Once(lambda _: None))
+    for _ in range(2):
+        publisher.publish(Refusing("unix:///nowhere"))
+    assert [type(pools) for pools in got] == [str, list, str]
+
+
 def test_what_is_no_status_is_refused_and_does_not_count_as_published(operated):
     with pytest.raises(Unavailable, match="INCORRECT_PARAMETERS"):
         Client(operated.url, operated.username, operated.password).publish("none")

@@ -23,6 +23,7 @@ from supervisor_memreap.core.command import Command, CommandError
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import Phase, PoolState, Reap
+from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import loop, statedirectory
 from supervisor_memreap.listener.reaper import Reaper
@@ -388,7 +389,7 @@ def test_the_log_of_a_listener_begins_with_its_version_and_configuration(directo
     states.write({"myapp": PoolState(reap=Reap(ProcessId(4_000_001, 1.5), 1.0, frozenset()))}, 3.0)
     (tmp_path / "s.conf").write_text("[supervisord]\n")
     monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
-    monkeypatch.setattr(loop, "_is_alone", lambda *_: True)
+    monkeypatch.setattr(loop, "_other_listener", lambda *_: None)
     monkeypatch.setattr(loop, "_statefile", lambda *_: states)
     monkeypatch.setattr(loop, "_keep_protocol_apart", lambda: (0, 1))
     monkeypatch.setattr(loop, "Protocol", lambda *_: None)
@@ -398,3 +399,32 @@ def test_the_log_of_a_listener_begins_with_its_version_and_configuration(directo
     started, remembered = capfd.readouterr().err.splitlines()
     assert f"configuration {tmp_path}/s.conf" in started
     assert "waiting for it to leave" in remembered
+
+
+def test_a_listener_that_has_waited_looks_for_the_state_where_the_one_before_it_has_saved_it(tmp_path, monkeypatch):
+    """The configuration may have changed meanwhile: the pauses of the users would be forgotten."""
+    file, given = tmp_path / "s.conf", []
+    file.write_text("[memreap]\nlimit=%(unknown)s\n")
+
+    def others() -> Iterator[Locked | None]:
+        yield Locked("process 4 holds its lock")
+        file.write_text("[supervisord]\nlogfile=/x/y.log\n")
+        yield None
+
+    def begun(_: object, contents: Contents | None) -> StateFile:
+        given.append(contents)
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    turns = others()
+    monkeypatch.setattr(loop, "_other_listener", lambda *_: next(turns))
+    monkeypatch.setattr(loop, "_statefile", begun)
+    monkeypatch.setattr(loop, "_ALONE", 0.0)
+    asks, tells = os.pipe()
+    monkeypatch.setattr(loop, "_keep_protocol_apart", lambda: (asks, tells))
+    monkeypatch.setattr(loop, "Protocol", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(str(file), [])
+    os.close(asks)
+    os.close(tells)
+    assert [contents and contents.logfile for contents in given] == ["/x/y.log"]

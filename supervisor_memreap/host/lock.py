@@ -125,25 +125,25 @@ def _flock(fd: int) -> int:
     except BlockingIOError:
         holder = _holder(fd)
         os.close(fd)
-        raise Locked(holder) from None
+        raise Locked(*holder) from None
     except OSError:
         os.close(fd)
         raise
     return fd
 
 
-def _holder(fd: int) -> str:
-    """Which process holds a lock on this file, as text."""
+def _holder(fd: int) -> tuple[str, int]:
+    """Which process holds a lock on this file, as text, and its pid; 0: unknown."""
     try:
         status = os.fstat(fd)
         file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         with open("/proc/locks", "rb") as locks:
             lines = [line.split() for line in locks.read().decode().splitlines()]
-        pid = next((line[4] for line in lines if file in line and "->" not in line), "")
-        words = read(f"/proc/{int(pid)}/cmdline").decode(errors="replace").split("\0")
-        return f"process {pid} ({' '.join(words).strip()[:100]}) holds its lock"
+        pid = int(next((line[4] for line in lines if file in line and "->" not in line), ""))
+        words = read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+        return f"process {pid} ({' '.join(words).strip()[:100]}) holds its lock", pid
     except (OSError, ValueError):
-        return "another memreap holds its lock"
+        return "another memreap holds its lock", 0
 
 
 def _temporary_directory() -> str:

@@ -40,6 +40,11 @@ States = Mapping[str, PoolState]
 class Locked(Exception):
     """Another process holds the lock; the text names it."""
 
+    def __init__(self, text: str, pid: int = 0):
+        super().__init__(text)
+        self.pid = pid
+        """Of that process; 0: unknown."""
+
 
 class Unlockable(Locked):
     """The lock cannot be taken, so whether another process holds it is unknown; the text has the reason."""

@@ -35,6 +35,8 @@ from supervisor_memreap.supervisord.protocol import Event, Protocol
 # Seconds in which the configuration must be found, and read, at the start: it names the directory of the state. No pool
 # is watched yet, so this may take longer than later.
 _PATIENCE = 60.0
+# Seconds after which a listener without events looks again whether another one still runs.
+_ALONE = 2.0
 
 
 def run(config: str | None, limits: Sequence[str]) -> int:
@@ -58,7 +60,8 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     stdin, stdout = _keep_protocol_apart()
     protocol = Protocol(stdin, stdout)
     try:
-        _wait_until_alone(above, emit, protocol)
+        if _wait_until_alone(above, emit, protocol, stdin):
+            contents = _contents(config)  # where the other one has saved its state
     except (EOFError, BrokenPipeError):
         return 0
     try:
@@ -141,22 +144,40 @@ def _supervisord(emit: events.Sink) -> ProcessId:
         return ProcessId(pid, 0.0)
 
 
-def _wait_until_alone(above: ProcessId, emit: events.Sink, protocol: Protocol) -> None:
-    """As long as another listener runs, answer the events of supervisord, and act on none. Raises EOFError,
-    BrokenPipeError.
+def _wait_until_alone(above: ProcessId, emit: events.Sink, protocol: Protocol, stdin: int) -> bool:
+    """As long as another listener runs, act on no event. Whether one ran. Raises EOFError, BrokenPipeError.
 
     One that ended would be started again at once, endlessly, where starting takes longer than startsecs (1 s).
     """
     once = Once(emit)
-    while not _is_alone(above, once):
-        protocol.ready()
-        while not [*protocol.feed()]:
-            pass
-        protocol.ok()
+    has_waited = False
+    while other := _other_listener(above, once):
+        has_waited = True
+        if _has_own_events(other.pid):
+            # Answered: supervisord would keep them until this one works, a command to the other among them.
+            protocol.ready()
+            while not [*protocol.feed()]:
+                pass
+            protocol.ok()
+        elif select.select([stdin], [], [], _ALONE)[0]:
+            [*protocol.feed()]  # its end: there are no events before READY
+    return has_waited
 
 
-def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
-    """Take the lock of the supervisord that we run under, until we exit."""
+def _has_own_events(other: int) -> bool:
+    """Whether supervisord sends each event to this listener too; with numprocs=2, it sends it to one that is READY."""
+    group = "SUPERVISOR_GROUP_NAME"
+    try:
+        theirs = procfs.source().environ(other).get(group) if other else None
+        return theirs is not None and theirs != os.environ.get(group)
+    except OSError:
+        return False  # not known
+    finally:
+        reader.end()
+
+
+def _other_listener(above: ProcessId, emit: events.Sink) -> Locked | None:
+    """Take the lock of the supervisord that we run under, until we exit. The listener that has it; None: we do."""
     try:
         try:
             lock.take(above)
@@ -168,10 +189,10 @@ def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
         emit(events.OtherListenersUnknown("", time.time(), str(trouble)))
     except Locked as trouble:
         emit(events.AnotherListener("", time.time(), str(trouble)))
-        return False
+        return trouble
     except ProcessLookupError:
         pass  # supervisord has just ended
-    return True
+    return None
 
 
 def _keep_protocol_apart() -> tuple[int, int]:

@@ -133,8 +133,9 @@ class Publisher:
                 self.is_read = client.publish(json.dumps({**status, "pools": packed}))
                 return
         except Refused:
-            self._is_packed = False
+            pass
         self.is_read = client.publish(as_json(status))
+        self._is_packed = False  # it accepts this, and not the other
 
     def _announce(self, client: Client) -> None:
         self.announcements.send(client.announce)
