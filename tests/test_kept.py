@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -229,17 +230,29 @@ def test_what_the_kernel_may_not_have_counted_yet_makes_a_worker_read_in_full(ta
             assert worker.detail is None or worker.detail.used < 100 * MIB
 
 
+def counted(batch: int, before: int) -> Callable[[], int]:
+    """What a kernel shows that adds pages once so many wait, with one more page at each reading."""
+    state = [0, before]
+
+    def read() -> int:
+        if state[1] >= batch:
+            state[:] = [state[0] + state[1], 0]
+        state[1] += 1
+        return state[0]
+
+    return read
+
+
 @pytest.mark.parametrize(
-    ("shown", "expected"),
-    [([7, 60, 60, 68], 0), ([7, 15], 0), ([5, 5] * 4, 3), ([5, 45, 45, 45] * 2, 3)],
-    ids=["exact after a first use", "exact", "none shown", "all that waited"],
+    ("batch", "cpus", "expected"),
+    [(1, 64, 0), (32, 2, 4 * 32 * 2), (32, 16, 4 * 32 * 16), (128, 64, 4 * 128 * 64), (65, 64, 4 * 64), (65, 2, 256)],
+    ids=["exact", "2 CPUs", "16 CPUs", "64 CPUs", "threads on 64 CPUs", "threads on 2 CPUs"],
 )
-def test_a_kernel_that_counts_late_is_known_by_pages_that_were_just_touched(monkeypatch, shown, expected):
-    answers = iter(shown)
-    monkeypatch.setattr(procfs, "_resident_pages", lambda: next(answers))
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(procfs, "_PAGE", 4096)
-    assert procfs.uncounted.__wrapped__() == expected * 32 * MIB
+@pytest.mark.parametrize("before", [0, 20])
+def test_a_kernel_that_counts_late_is_known_by_pages_that_were_just_touched(monkeypatch, batch, cpus, expected, before):
+    monkeypatch.setattr(procfs, "_resident_pages", counted(batch, before))
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    assert procfs.uncounted.__wrapped__() == expected * procfs._PAGE
 
 
 def test_a_worker_that_grows_between_two_looks_is_reaped():

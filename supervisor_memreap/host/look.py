@@ -137,7 +137,8 @@ class _Reading:
 
     def _bound(self, pid: int) -> int | None:
         try:
-            return sum(self._view.sizes(pid)[1:])
+            sizes = self._view.sizes(pid)
+            return sizes.bound + sizes.uncounted
         except ProcessLookupError:
             return None
 
