@@ -198,6 +198,9 @@ class Processes:
             raise ProcessLookupError(pid)
         return self._given[pid]
 
+    def pids(self) -> list[int]:
+        return [*self._given]
+
     def process(self, pid: int) -> source.Process:
         process = self._of(pid)
         return source.Process(ProcessId(pid, 1.0), process.parent, process.age, False)
