@@ -50,6 +50,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from pages import read
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -103,8 +104,10 @@ def main() -> int:
                     rows += measure(workers, options.minutes, floor)
     except KeyboardInterrupt:
         return 130
-    used = versions()
-    (options.out / "footprint.jsonl").write_text("".join(json.dumps({**row, "versions": used}) + "\n" for row in rows))
+    used, file = versions(), options.out / "footprint.jsonl"
+    rows = [{**row, "versions": used} for row in rows]
+    rows += [row for row in read(file) if row.get("minutes", options.minutes) != options.minutes]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = markdown(rows, used)
     (options.out / "footprint.md").write_text(page)
     print(page)
