@@ -67,8 +67,6 @@ def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, 
     Of all candidates for `headroom` and `pressure`, the caller signals one at each look.
     """
     looks, episodes = list(looks), episodes or {}
-    if not looks:  # all pools are at rest, as at most looks
-        return Decision([], episodes)
     # Those for which it is not expected that what was done already is enough.
     open_ = {
         key: episode
