@@ -42,7 +42,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ from pages import read
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.driver import READY, Driver
+from support.driver import READY, Driver, repeating
 
 from supervisor_memreap.demo import fastcgi, private
 
@@ -138,7 +137,7 @@ def measure(workers: int, minutes: float, floor: str) -> list[dict[str, Any]]:
         exporter, circus = begin_others(directory, stack)
         until_there(directory)
         end = time.monotonic() + 60 * minutes
-        stack.enter_context(load(directory, end))
+        stack.enter_context(load(directory))
         samples: Samples = {}
         scraped = 0.0
         while time.monotonic() < end:
@@ -293,23 +292,14 @@ def resident_of_files(pid: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def load(directory: Path, end: float) -> Iterator[None]:
+def load(directory: Path) -> Iterator[None]:
     def ask() -> None:
-        while time.monotonic() < end and not is_over.is_set():
-            with contextlib.suppress(OSError):
-                fastcgi.get(f"{directory}/pool.sock")
-            time.sleep(PAUSE)
+        with contextlib.suppress(OSError):
+            fastcgi.get(f"{directory}/pool.sock")
+        time.sleep(PAUSE)
 
-    is_over = threading.Event()
-    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
+    with repeating(ask, CLIENTS):
         yield
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join()
 
 
 def versions() -> dict[str, str]:

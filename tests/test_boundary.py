@@ -24,7 +24,7 @@ import psutil
 import pytest
 from support import cgroup, driver, needs, stack, waiter
 from support.boundary import attempt, fastcgi_pool, hup, hup_to, in_accept
-from support.driver import eventually, is_alive, stop, until, workers_below
+from support.driver import eventually, is_alive, repeating, stop, until, workers_below
 
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import boundary, sockets, waiting
@@ -42,26 +42,18 @@ STEPS = 10
 def load(path: str, clients: int) -> Iterator[list[str]]:
     """The results of lost requests, while clients send requests without pause."""
     lost: list[str] = []
-    answered, is_over = [0], threading.Event()
+    answered = [0]
 
     def ask() -> None:
-        while not is_over.is_set():
-            try:
-                if not fastcgi.get(path).endswith(b"\r\n\r\nok"):
-                    lost.append("a wrong answer")
-            except OSError as error:
-                lost.append(str(error))
-            answered[0] += 1
+        try:
+            if not fastcgi.get(path).endswith(b"\r\n\r\nok"):
+                lost.append("a wrong answer")
+        except OSError as error:
+            lost.append(str(error))
+        answered[0] += 1
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with repeating(ask, clients):
         yield lost
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
     assert answered[0] > 30
 
 

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from prometheus_client import generate_latest
 from support import stack
-from support.driver import assert_in, eventually, until
+from support.driver import assert_in, eventually, repeating, until
 from support.messages import event, left, look, reap, row, signalled, watching, worker
 from support.metrics import Child, child, ended
 
@@ -476,22 +476,16 @@ def test_without_prometheus_client_one_line_names_the_package_and_messages_are_a
 
 
 def test_concurrent_messages_and_scrapes_do_not_disturb_each_other(metrics):
-    stop, failed = threading.Event(), []
+    failed = []
 
     def scrape() -> None:
-        while not stop.is_set():
-            try:
-                metrics.scrape()
-            except OSError as error:
-                failed.append(error)
+        try:
+            metrics.scrape()
+        except OSError as error:
+            failed.append(error)
 
-    threads = [threading.Thread(target=scrape) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for number in range(300):
-        metrics.takes(look(row(f"pool{number % 7}")), *reap(worker().pid, f"pool{number % 7}"))
-    eventually(lambda: assert_scraped(metrics, 'memreap_reaps_total{pool="pool5",reason="limit"} 1.0'))
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with repeating(scrape, 4):
+        for number in range(300):
+            metrics.takes(look(row(f"pool{number % 7}")), *reap(worker().pid, f"pool{number % 7}"))
+        eventually(lambda: assert_scraped(metrics, 'memreap_reaps_total{pool="pool5",reason="limit"} 1.0'))
     assert failed == []

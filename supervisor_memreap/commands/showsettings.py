@@ -33,7 +33,6 @@ from supervisor_memreap.core.settings import (
     Given,
     PoolSettings,
     field_of,
-    resolve,
     shown,
 )
 from supervisor_memreap.core.text import aligned, quote
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
     path = configfile.find(args.configuration)
     contents = configfile.ConfigFile(path).read()
-    settings = resolve(configfile.merge(contents.sections, contents.limits()), contents.places)
+    settings = contents.settings()
     print_line = log.to(sys.stderr)
     for warning in contents.warnings:
         print_line(warning)

@@ -205,8 +205,9 @@ def without(row: Row, *keys: str) -> Row:
 
 
 def as_json(message: Mapping[str, Any]) -> str:
+    """As json.dumps; `pools`, if it has them, as pools_as_json."""
     rest = json.dumps({key: value for key, value in message.items() if key != "pools"})
-    return f'{rest[:-1]}, "pools": {pools_as_json(message.get("pools", ()))}}}'
+    return f'{rest[:-1]}, "pools": {pools_as_json(message["pools"])}}}' if "pools" in message else rest
 
 
 def pools_as_json(pools: Iterable[PoolRow]) -> str:

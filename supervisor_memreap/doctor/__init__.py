@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError
 from supervisor_memreap.doctor import configuration, listening, program, restart
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.host import procfs
@@ -81,7 +81,7 @@ def _findings(path: str | None, connect: Callable[[Mapping[str, str]], Client]) 
 def _settings(case: Case) -> Iterator[Finding]:
     contents = case.contents
     try:
-        case.settings = resolve(configfile.merge(contents.sections, contents.limits()), contents.places)
+        case.settings = contents.settings()
     except SettingsError as error:
         case.refused = str(error)
         text = "until this is corrected, nothing of the file is used, and a listener that runs keeps its settings"

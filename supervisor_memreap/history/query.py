@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from supervisor_memreap.advice.poolhistory import PoolHistory
 from supervisor_memreap.core.command import chosen
 from supervisor_memreap.core.model import supervisord_of
-from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.history import historypath
 from supervisor_memreap.history.historypath import HistoryError, NoHistoryError
 from supervisor_memreap.supervisord import configfile
@@ -46,7 +45,7 @@ def pools(
 def _in_force(configuration: str | None) -> str:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    recording = resolve(configfile.merge(contents.sections, contents.limits()), contents.places).recording
+    recording = contents.settings().recording
     file = historypath.in_force(recording, contents, None if recording.history else _supervisord(contents))
     if file is None:
         raise NoHistoryError(f"{path}: there is no history: history=off in [memreap]")

@@ -18,9 +18,10 @@ class Guard(contextlib.AbstractContextManager["Guard"]):
         self._emit, self._pool = emit, pool
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: TracebackType | None) -> bool:
-        if isinstance(error, Exception):
-            self._emit(internal_error(error, self._pool))
-        return error is None or isinstance(error, Exception)
+        if not isinstance(error, Exception):
+            return False
+        self._emit(internal_error(error, self._pool))
+        return True
 
 
 def internal_error(error: Exception, pool: str = "") -> InternalError:

@@ -117,6 +117,7 @@ class Publisher:
     def _publish_status(self, client: Client) -> None:
         if not self.is_read:
             return
+        pools = self._pools()
         status = {
             "version": VERSION,
             "memreap": __version__,
@@ -124,7 +125,6 @@ class Publisher:
             "looked": self._looked,
             "troubles": [*self._once.lasting("troubles"), *self._troubles()],
             "warnings": self._once.lasting("warnings"),
-            "pools": (pools := self._pools()),
             "answers": self.answers.values(),
         }
         try:
@@ -134,7 +134,7 @@ class Publisher:
                 return
         except Refused:
             pass
-        self.is_read = client.publish(as_json(status))
+        self.is_read = client.publish(as_json({**status, "pools": pools}))
         self._is_packed = False  # it accepts this, and not the other
 
     def _announce(self, client: Client) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import KEYS, Given, Sections, SettingsError, parse_name_size
+from supervisor_memreap.core.settings import KEYS, Given, Sections, Settings, SettingsError, parse_name_size, resolve
 from supervisor_memreap.core.text import memory, quote, seconds
 from supervisor_memreap.host import apart
 from supervisor_memreap.supervisord import ancestor
@@ -164,6 +164,10 @@ class Contents:
             if group.kind == "group" and section.name in _words(group.options.get("programs", ""))
         ]
         return groups or [section.name]
+
+    def settings(self) -> Settings:
+        """What is set here, with the limits in the command of the listener. Raises SettingsError."""
+        return resolve(merge(self.sections, self.limits()), self.places)
 
     def limits(self) -> Sections:
         """The limits in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""

@@ -9,8 +9,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,26 @@ POOL = Path(__file__).with_name("pool.py")
 PROMPT = Path(__file__).parent / "prompt/supervisord"
 OK = b"RESULT 2\nOK"
 ValuesT = TypeVar("ValuesT", bound=Collection[Any])
+
+
+@contextlib.contextmanager
+def repeating(ask: Callable[[], object], clients: int) -> Iterator[None]:
+    """Meanwhile so many threads call this, again and again."""
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        while not is_over.is_set():
+            ask()
+
+    threads = [threading.Thread(target=go_on) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
 
 class Transport(SupervisorTransport):

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from support import stack
+from support.driver import repeating
 
 WORKERS = 4
 # The number of workers of an elastic pool while there is little to do, and the largest: more than twice as many, so
@@ -390,18 +390,5 @@ def kept(server: Server, pool: stack.Pool) -> stack.Pool:
 @contextlib.contextmanager
 def requests(pool: stack.Pool, seconds: float) -> Iterator[None]:
     """MOST clients ask without pause: each request keeps a worker for so long."""
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            pool.ask(f"s={seconds}")
-
-    threads = [threading.Thread(target=ask) for _ in range(MOST)]
-    for thread in threads:
-        thread.start()
-    try:
+    with repeating(lambda: pool.ask(f"s={seconds}"), MOST):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
